@@ -1,0 +1,1 @@
+"""Torch modules that a teacher or a student can be made of."""

@@ -1,0 +1,81 @@
+"""Example: one line of teaching data, what the online side hands to the offline side.
+
+One JSON object a line, schema version 1. Also what `distill` makes of a user's table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import orjson
+
+from gateway.errors import DataError
+
+SCHEMA_VERSION = 1
+
+Label = str | tuple[str, ...]
+Field = str | int | float | bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A text and what is known about its labels.
+
+    `labels` is the gold label of each head (a string for a choice, a tuple for flags); empty where
+    there is none. `propensity` is the probability with which the row was observed at all. Rows of
+    the same `group` (a conversation, a customer) are never split apart.
+    """
+
+    text: str
+    labels: Mapping[str, Label] = field(default_factory=dict)
+    fields: Mapping[str, Field] = field(default_factory=dict)
+    group: str | None = None
+    source: str = "gold"
+    propensity: float = 1.0
+
+    @property
+    def id(self) -> str:
+        """Hash of the text, the row's name in caches."""
+        return hashlib.sha256(self.text.encode()).hexdigest()[:24]
+
+
+def write(path: Path, examples: Iterable[Example]) -> int:
+    """Write examples as JSON lines; returns how many."""
+    count = 0
+    with path.open("wb") as file:
+        for example in examples:
+            row = {
+                "schema_version": SCHEMA_VERSION,
+                "text": example.text,
+                "labels": dict(example.labels),
+                "fields": dict(example.fields),
+                "group": example.group,
+                "source": example.source,
+                "propensity": example.propensity,
+            }
+            file.write(orjson.dumps(row) + b"\n")
+            count += 1
+    return count
+
+
+def read(path: Path) -> Iterator[Example]:
+    """Read what `write` wrote. Raises DataError with the line's number."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                row = orjson.loads(line)
+                if row.pop("schema_version") != SCHEMA_VERSION:
+                    raise ValueError("unsupported schema version")
+                labels = {
+                    head: label if isinstance(label, str) else tuple(label)
+                    for head, label in row.pop("labels").items()
+                }
+                yield Example(labels=labels, **row)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise DataError(
+                    f"{path}, line {number}: not an example: {error}",
+                    mend="write the file with `understudy`, or remove the line",
+                ) from error

@@ -1,0 +1,109 @@
+"""One yardstick for both sides: agreement, calibration error, risk-coverage, exact intervals.
+
+Pure functions of arrays. `wrong` and `right` are bool of shape (n,), `score` is float of shape (n,),
+high where the model should be trusted.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.floating]
+
+_BISECTIONS = 60  # halvings of [0, 1]: below the spacing of doubles
+
+
+def macro_f1(predicted: ArrayLike, actual: ArrayLike, labels: int) -> float:
+    """Mean over labels of F1 = 2tp / (2tp + fp + fn); labels absent from both are left out.
+
+    Indices of shape (n,) for a choice, bool of shape (n, labels) for flags.
+    """
+    said, true = (_marks(np.asarray(side), labels) for side in (predicted, actual))
+    hits = (said & true).sum(axis=0)
+    total = said.sum(axis=0) + true.sum(axis=0)
+    present = total > 0
+    return float((2 * hits[present] / total[present]).mean()) if present.any() else 0.0
+
+
+def calibration_error(confidence: Floats, right: Bools, bins: int = 15) -> float:
+    """Expected calibration error over bins of equal mass (Nixon et al. 2019, arXiv 1904.01685)."""
+    if len(confidence) == 0:
+        return 0.0
+    order = np.argsort(confidence, kind="stable")
+    gaps = [
+        len(part) * abs(float(confidence[part].mean()) - float(right[part].mean()))
+        for part in np.array_split(order, min(bins, len(order)))
+    ]
+    return sum(gaps) / len(order)
+
+
+def risk_coverage(score: Floats, wrong: Bools) -> tuple[Floats, Floats]:
+    """Coverage k/n and undetected error (share of all rows answered and wrong) for k = 1..n."""
+    order = np.argsort(-np.asarray(score), kind="stable")
+    coverage = np.arange(1, len(order) + 1) / len(order)
+    return coverage, np.cumsum(wrong[order]) / len(order)
+
+
+def augrc(score: Floats, wrong: Bools) -> float:
+    """Area under the generalised risk-coverage curve (Traub et al. 2024, arXiv 2407.01032)."""
+    return float(risk_coverage(score, wrong)[1].mean()) if len(score) else 0.0
+
+
+def system_accuracy(
+    score: Floats, student_right: Bools, teacher_right: Bools, escalation: float
+) -> float:
+    """Accuracy when the least sure `escalation` share of rows goes to the teacher."""
+    order = np.argsort(score, kind="stable")
+    escalated = np.zeros(len(order), bool)
+    escalated[order[: math.floor(escalation * len(order))]] = True
+    return float(np.where(escalated, teacher_right, student_right).mean())
+
+
+def binomial_cdf(successes: int, trials: int, probability: float) -> float:
+    """P(X <= successes) for X ~ Binomial(trials, probability), exact up to rounding."""
+    if successes >= trials or probability <= 0.0:
+        return 1.0
+    if probability >= 1.0 or successes < 0:
+        return 0.0
+    counts = np.arange(successes + 1)
+    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, trials + 1)))])
+    logs = (
+        log_factorial[trials]
+        - log_factorial[counts]
+        - log_factorial[trials - counts]
+        + counts * math.log(probability)
+        + (trials - counts) * math.log1p(-probability)
+    )
+    top = logs.max()
+    return min(1.0, float(np.exp(logs - top).sum() * math.exp(top)))
+
+
+def upper_bound(successes: int, trials: int, delta: float) -> float:
+    """Exact one-sided upper bound of a probability, level 1 - delta (Clopper and Pearson 1934)."""
+    if trials == 0 or successes >= trials:
+        return 1.0
+    low, high = successes / trials, 1.0
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        if binomial_cdf(successes, trials, middle) > delta:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def interval(successes: int, trials: int, delta: float = 0.05) -> tuple[float, float]:
+    """Exact two-sided interval of a probability, level 1 - delta (Clopper and Pearson 1934)."""
+    return (
+        1.0 - upper_bound(trials - successes, trials, delta / 2),
+        upper_bound(successes, trials, delta / 2),
+    )
+
+
+def _marks(states: NDArray[Any], labels: int) -> Bools:
+    return states[:, None] == np.arange(labels) if states.ndim == 1 else states

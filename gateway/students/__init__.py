@@ -1,0 +1,1 @@
+"""Running students: one opened bundle, one ORT session; batching; which bundle serves."""

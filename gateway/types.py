@@ -1,0 +1,160 @@
+"""The values that cross rooms. All are frozen; none knows HTTP, SQL or onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+FieldValue = str | int | float | bool | None
+
+
+class Route(StrEnum):
+    """Who answered."""
+
+    STUDENT = "student"
+    TEACHER = "teacher"
+    FALLBACK = "fallback"  # the teacher could not answer, and the student's answer stands
+    ABSTAIN = "abstain"  # nobody answered
+
+
+class Reason(StrEnum):
+    """Why a request went to the teacher, or why not (`confident`)."""
+
+    CONFIDENT = "confident"
+    LOW_CONFIDENCE = "low_confidence"
+    HIGH_RISK = "high_risk"
+    TRUNCATED = "truncated"
+    STUDENT_FAILED = "student_failed"
+    REQUESTED = "requested"
+    NO_CERTIFICATE = "no_certificate"
+
+
+class Wish(StrEnum):
+    """Which route the caller asked for; `auto` leaves it to the policy."""
+
+    AUTO = "auto"
+    STUDENT = "student"
+    TEACHER = "teacher"
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One input: text plus optional fields, which risk rules may read."""
+
+    text: str
+    fields: Mapping[str, FieldValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class HeadPrediction:
+    """What a model said for one head: one label for a choice, any number for flags.
+
+    `probabilities` are calibrated, in the order of the head's labels.
+    """
+
+    head: str
+    labels: tuple[str, ...]
+    confidence: float
+    probabilities: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a model said about one instance.
+
+    `score` is the calibrated probability that all heads are right.
+    """
+
+    heads: tuple[HeadPrediction, ...]
+    score: float
+    truncated: bool
+    bundle: str  # id of the bundle that said it
+
+    def agrees(self, other: Prediction) -> bool:
+        """Whether both say the same labels for every head."""
+        return all(a.labels == b.labels for a, b in zip(self.heads, other.heads, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Whether to escalate. `reason` is the first that held, `reasons` all of them."""
+
+    escalate: bool
+    reason: Reason
+    reasons: tuple[Reason, ...]
+    detail: str = ""  # the name of the risk rule, where one held
+    threshold: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Money in integer micro-USD; None is unknown, which is never 0."""
+
+    student: int | None
+    teacher: int | None
+    avoided: int | None  # what the teacher would have cost, where it was not asked
+
+    @property
+    def total(self) -> int | None:
+        """What the answer cost, if every part is known."""
+        if self.student is None or self.teacher is None:
+            return None
+        return self.student + self.teacher
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """Where the time of one answer went, in seconds."""
+
+    queue: float = 0.0
+    student: float = 0.0
+    teacher: float = 0.0
+    total: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the client gets, and all that observers may want to know.
+
+    `prediction` is what was answered (None: abstain); `student` and `teacher` are what each said,
+    where it was asked.
+    """
+
+    id: str
+    task: str
+    instance: Instance
+    prediction: Prediction | None
+    route: Route
+    decision: Decision
+    student: Prediction | None
+    teacher: Prediction | None
+    cost: Cost
+    stages: Stages
+    at: float  # seconds since the epoch, wall clock
+    audit_propensity: float = 0.0  # probability with which a confident answer is audited
+    failure: str = ""  # code of the error that kept the teacher or the student from answering
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """A confident answer that was also shown to the teacher, after the reply."""
+
+    answer: Answer
+    teacher: Prediction
+    cost: int | None  # micro-USD
+    seconds: float
+
+
+class Observer(Protocol):
+    """Is told of every answer and audit. It must not block and must not raise."""
+
+    def answered(self, answer: Answer) -> None:
+        """An answer was given."""
+
+    def audited(self, audit: Audit) -> None:
+        """The teacher's view of a confident answer has come."""
