@@ -1,0 +1,1 @@
+"""Understudy offline: data and a teacher -> certified students."""

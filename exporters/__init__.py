@@ -1,0 +1,1 @@
+"""A trained torch module -> a bundle. Offline; knows nothing of recipes or data sets."""

@@ -9,6 +9,7 @@ pooler. It reads Hugging Face BERT folders (safetensors only) and gives the same
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -91,6 +92,7 @@ class Encoder(nn.Module):
         self.heads = nn.Linear(shape.hidden, shape.outputs)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """See the class."""
         mask = attention_mask.to(self.words.weight.dtype)
         places = self.positions.weight[: input_ids.shape[1]]
         states = self.drop(self.embedding_norm(self.words(input_ids) + places))
@@ -165,6 +167,15 @@ def take_layers(source: Encoder, layers: tuple[int, ...]) -> Encoder:
     return student
 
 
+def keep_words(encoder: Encoder, kept: Sequence[int]) -> None:
+    """Keep only these rows of the embedding table, in this order."""
+    rows = torch.tensor(kept)
+    encoder.words = nn.Embedding.from_pretrained(
+        encoder.words.weight.detach()[rows].clone(), freeze=False
+    )
+    encoder.shape = replace(encoder.shape, vocabulary=len(kept))
+
+
 def _new_heads(shape: EncoderShape) -> dict[str, Tensor]:
     return {
         "heads.weight": torch.randn(shape.outputs, shape.hidden) * 0.02,  # BERT's initial spread
@@ -173,7 +184,7 @@ def _new_heads(shape: EncoderShape) -> dict[str, Tensor]:
 
 
 def _from_hugging_face(weights: dict[str, Tensor], shape: EncoderShape) -> dict[str, Tensor]:
-    """Rename BERT's tensors to ours; token type 0 joins the positions, the scale joins the query."""
+    """BERT's tensors under our names; token type 0 joins the positions, the scale the query."""
     weights = {k.removeprefix("bert."): v.float() for k, v in weights.items()}
     scale = (shape.hidden // shape.attention_heads) ** -0.5
     token_type = weights["embeddings.token_type_embeddings.weight"][0]

@@ -1,10 +1,10 @@
 """Raw logits -> calibrated probabilities, labels and confidence, per head and for the request.
 
-A choice is a softmax, a flag a sigmoid, both over logits divided by the head's temperature (Guo et al.
-2017, arXiv 1706.04599). The confidence of a choice is its largest probability, that of flags the
-product of the probabilities of each flag's state; the request's score is the product over heads: the
-probability that all heads are right, were they independent. The same function runs in serving, in
-certification and in evaluation.
+A choice is a softmax, a flag a sigmoid, both over logits divided by the head's temperature (Guo et
+al. 2017, arXiv 1706.04599). The confidence of a choice is its largest probability, that of flags
+the product of the probabilities of each flag's state; the request's score is the product over
+heads: the probability that all heads are right, were they independent. The same function runs in
+serving, in certification and in evaluation.
 """
 
 from __future__ import annotations

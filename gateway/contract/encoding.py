@@ -33,7 +33,7 @@ class Encoding:
     def __init__(self, tokenizer: bytes, limits: InputLimits) -> None:
         try:
             self._tokenizer = Tokenizer.from_str(tokenizer.decode())
-        except Exception as error:  # noqa: BLE001  tokenizers raises bare Exception
+        except Exception as error:  # tokenizers raises bare Exception
             raise BundleMismatch(
                 f"tokenizer.json cannot be read: {error}",
                 mend="use a tokenizer.json of the tokenizers library",

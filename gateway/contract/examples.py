@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -67,15 +68,20 @@ def read(path: Path) -> Iterator[Example]:
         for number, line in enumerate(file, 1):
             try:
                 row = orjson.loads(line)
-                if row.pop("schema_version") != SCHEMA_VERSION:
-                    raise ValueError("unsupported schema version")
-                labels = {
-                    head: label if isinstance(label, str) else tuple(label)
-                    for head, label in row.pop("labels").items()
-                }
-                yield Example(labels=labels, **row)
+                example = _parse(row)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise DataError(
                     f"{path}, line {number}: not an example: {error}",
                     mend="write the file with `understudy`, or remove the line",
                 ) from error
+            yield example
+
+
+def _parse(row: dict[str, Any]) -> Example:
+    if row.pop("schema_version") != SCHEMA_VERSION:
+        raise ValueError("unsupported schema version")
+    labels = {
+        head: label if isinstance(label, str) else tuple(label)
+        for head, label in row.pop("labels").items()
+    }
+    return Example(labels=labels, **row)

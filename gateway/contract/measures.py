@@ -1,7 +1,7 @@
 """One yardstick for both sides: agreement, calibration error, risk-coverage, exact intervals.
 
-Pure functions of arrays. `wrong` and `right` are bool of shape (n,), `score` is float of shape (n,),
-high where the model should be trusted.
+Pure functions of arrays. `wrong` and `right` are bool of shape (n,), `score` is float of shape
+(n,), high where the model should be trusted.
 """
 
 from __future__ import annotations

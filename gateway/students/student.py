@@ -1,7 +1,7 @@
 """One opened bundle and its ORT session: texts in, predictions out. Synchronous.
 
-The only file that imports onnxruntime. The teacher's local bundle runs through the same class, and so
-do the exporters' parity gates: what is measured is what is served.
+The only file that imports onnxruntime. The teacher's local bundle runs through the same class, and
+so do the exporters' parity gates: what is measured is what is served.
 """
 
 from __future__ import annotations
@@ -39,10 +39,8 @@ class Session:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
         try:
-            self._session = ort.InferenceSession(
-                model, options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # noqa: BLE001  ORT's errors share no base class
+            self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ORT's errors share no base class
             raise BundleMismatch(
                 f"model.onnx cannot be loaded: {error}", mend="build the bundle again"
             ) from error
@@ -57,9 +55,7 @@ class Session:
     def run(self, rows: Sequence[Sequence[int]]) -> tuple[Floats, Floats]:
         """Rows of token ids -> logits (rows, outputs) and pooled vectors (rows, hidden)."""
         ids, mask = pad(rows)
-        logits, pooled = self._session.run(
-            OUTPUTS, {"input_ids": ids, "attention_mask": mask}
-        )
+        logits, pooled = self._session.run(OUTPUTS, {"input_ids": ids, "attention_mask": mask})
         return logits, pooled
 
 

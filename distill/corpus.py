@@ -1,0 +1,160 @@
+"""The teaching material of a run: read, deduplicated, split, checked for leaks. Done once a recipe.
+
+Where the data has no gold labels at all, the teacher's labels take their place, and everything that
+is measured with them says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from distill import labeling
+from distill.data import deduplicate, provenance, sources, split
+from distill.data.provenance import DataProvenance
+from distill.data.split import Splits
+from distill.progress import Narrator
+from distill.recipe import Recipe
+from distill.run import Run
+from distill.workspace import Workspace
+from gateway.contract.bundle import open_bundle
+from gateway.contract.examples import Example
+from gateway.contract.manifest import Head, HeadKind, Task
+from gateway.errors import DataError
+from gateway.students.student import Student
+from gateway.types import Prediction
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What there is to learn from and to measure on.
+
+    `labels` says whose labels the splits hold. `key` names the material: equal keys, equal rows.
+    """
+
+    key: str
+    task: Task
+    labels: Literal["gold", "teacher"]
+    splits: Splits
+    provenance: DataProvenance
+    seconds: dict[str, float]
+
+
+def collect(
+    recipe: Recipe, workspace: Workspace, narrator: Narrator, *, teacher: Path | None
+) -> Material:
+    """Read, deduplicate and split the recipe's data. Raises DataError.
+
+    `teacher` is the bundle that labels data without gold labels, and whose order of labels is taken
+    over; None while there is no teacher yet.
+    """
+    corpus = sources.read(recipe)
+    task = corpus.task if teacher is None else _in_order_of(teacher, corpus.task)
+    gold = any(row.labels for row in corpus.examples)
+    if not gold and teacher is None:
+        raise DataError(
+            "the data has no gold labels, and a teacher is fine-tuned on them",
+            mend="name a label column, or an existing bundle as teacher.bundle in the recipe",
+        )
+    inputs: dict[str, object] = {
+        "sources": dict(corpus.sources),
+        "data": recipe.data.model_dump(mode="json"),
+        "seed": recipe.seed,
+        "task": task.model_dump(mode="json"),
+        "labelled_by": None if gold or teacher is None else open_bundle(teacher).id,
+    }
+    with Run.open(workspace.runs, "data", inputs=inputs, on_stage=narrator.stage) as run:
+
+        def work(folder: Path) -> None:
+            rows, test = corpus.examples, corpus.test
+            if not gold and teacher is not None:
+                rows, test = _labelled(teacher, rows, test, folder / "cache", narrator)
+            kept, found = deduplicate.deduplicate(rows)
+            parts = split.split(
+                kept,
+                recipe.data.split,
+                seed=recipe.seed,
+                test=deduplicate.deduplicate(test)[0],
+            )
+            warnings = split.check_leaks(parts)
+            split.save(parts, folder)
+            provenance.describe(corpus, found, parts, warnings=warnings).write(
+                folder / "provenance.json"
+            )
+
+        folder = run.stage("collect", work)
+        material = Material(
+            key=run.folder.name,
+            task=task,
+            labels="gold" if gold else "teacher",
+            splits=split.load(folder),
+            provenance=provenance.read(folder / "provenance.json"),
+            seconds=run.seconds,
+        )
+    _tell(material, narrator)
+    return material
+
+
+def _in_order_of(teacher: Path, task: Task) -> Task:
+    """The task with its heads' labels in the teacher's order, which the student then shares."""
+    theirs = {head.name: head for head in open_bundle(teacher).manifest.task.heads}
+    for head in task.heads:
+        other = theirs.pop(head.name, None)
+        if other is None or other.kind is not head.kind or {*other.labels} != {*head.labels}:
+            raise DataError(
+                f"the teacher {teacher.name} does not answer the head {head.name!r} "
+                f"with the labels of the data: {_difference(head, other)}",
+                mend="name another teacher.bundle, or make one with `understudy teach`",
+            )
+    if theirs:
+        raise DataError(
+            f"the teacher {teacher.name} also answers {', '.join(theirs)}, which the recipe lacks",
+            mend="add the head to data.heads, or name another teacher.bundle",
+        )
+    return Task(name=task.name, heads=open_bundle(teacher).manifest.task.heads)
+
+
+def _difference(head: Head, other: Head | None) -> str:
+    if other is None:
+        return "it has no such head"
+    if other.kind is not head.kind:
+        return f"its head is {other.kind}, the recipe says {head.kind}"
+    only = sorted({*head.labels} ^ {*other.labels})
+    return f"only one of them has {', '.join(only[:5])}"
+
+
+def _labelled(
+    teacher: Path,
+    rows: Sequence[Example],
+    test: Sequence[Example],
+    cache: Path,
+    narrator: Narrator,
+) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    """The same rows with the teacher's labels."""
+    model = Student(open_bundle(teacher))
+    texts = [row.text for row in (*rows, *test)]
+    with narrator.bar("the teacher labels") as bar:
+        logits = labeling.label(model, texts, cache, bar)
+    said = [
+        replace(row, labels=_labels(model.task, prediction), source="teacher")
+        for row, prediction in zip(
+            (*rows, *test), model.interpret(logits, [False] * len(texts)), strict=True
+        )
+    ]
+    return tuple(said[: len(rows)]), tuple(said[len(rows) :])
+
+
+def _labels(task: Task, prediction: Prediction) -> dict[str, str | tuple[str, ...]]:
+    return {
+        head.name: said.labels[0] if head.kind is HeadKind.CHOICE else said.labels
+        for head, said in zip(task.heads, prediction.heads, strict=True)
+    }
+
+
+def _tell(material: Material, narrator: Narrator) -> None:
+    rows = ", ".join(f"{name} {count:,}" for name, count in material.provenance.rows.items())
+    narrator.note(f"  {rows}; {material.provenance.duplicates:,} duplicates left out")
+    for warning in material.provenance.warnings:
+        narrator.note(f"  [yellow]{warning}[/yellow]")

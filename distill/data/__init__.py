@@ -1,0 +1,1 @@
+"""The data room: files -> examples -> distinct examples -> splits that do not leak."""

@@ -1,0 +1,499 @@
+"""From data to sealed bundles, read top to bottom.
+
+    teach:    collect -> train -> export -> calibrate -> evaluate -> seal       an fp32 teacher
+    distill:  collect -> label -> train -> export -> certify -> evaluate -> seal  an int8 student
+
+Each stage is a folder of its run and is done once; a killed command goes on where it ended. What is
+calibrated, certified and evaluated is the exported file, run as it will be served.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter
+
+from distill import certify, labeling, pretrained, report
+from distill.certify import Gold
+from distill.corpus import Material, collect
+from distill.draft import Draft, Facts
+from distill.evaluate import Curves, Opinion, evaluate
+from distill.networks import encoder
+from distill.progress import Narrator
+from distill.recipe import Recipe
+from distill.run import Run
+from distill.train import TrainingSet, gold_of, train
+from distill.workspace import SEALED, Workspace
+from exporters import benchmark, graph, parity, prune_vocabulary, quantize, seal
+from gateway.contract.bundle import Bundle, open_bundle
+from gateway.contract.calibration import Calibration
+from gateway.contract.encoding import Encoding
+from gateway.contract.examples import Example
+from gateway.contract.manifest import (
+    Evaluation,
+    HeadCalibration,
+    InputLimits,
+    Latency,
+    OperatingPoint,
+    Parity,
+    Provenance,
+    Reports,
+)
+from gateway.errors import BundleMissing, StageFailed
+from gateway.students.student import Session, Student
+from gateway.telemetry.pricing import Prices
+
+Result = TypeVar("Result")
+
+TEACHER_TOKENS = 256  # what MiniLM was trained to read; the student may be given less
+_CHARACTERS_A_TOKEN = 16  # far above any language's mean, so that tokens decide what is cut
+_REPRESENTATIVE = 400  # texts on which static quantisation sets its ranges
+_TIMED = 300  # texts of the latency benchmark
+_GOLDEN = 32  # texts of the self-test
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A bundle that a run has made."""
+
+    bundle: Bundle
+    report: Path
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Certified:
+    """What the certify stage found out."""
+
+    calibration: tuple[HeadCalibration, ...]
+    point: OperatingPoint | None
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What the evaluate stage found out."""
+
+    evaluation: Evaluation
+    curves: Curves
+    parity: Parity
+    latency: Latency
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What every stage of a run works with."""
+
+    recipe: Recipe
+    workspace: Workspace
+    narrator: Narrator
+    material: Material
+    teacher: Bundle | None = None
+
+
+def teach(recipe: Recipe, workspace: Workspace, narrator: Narrator) -> Sealed:
+    """Fine-tune a teacher on the gold labels and seal it as an fp32 bundle."""
+    material = collect(recipe, workspace, narrator, teacher=None)
+    job = _Job(recipe, workspace, narrator, material)
+    inputs: dict[str, object] = {
+        "data": material.key,
+        "teacher": recipe.teacher.model_dump(mode="json"),
+        "seed": recipe.seed,
+    }
+    with Run.open(workspace.runs, "teacher", inputs=inputs, on_stage=narrator.stage) as run:
+        trained = run.stage("train", partial(_train_teacher, job))
+        exported = run.stage("export", partial(_export_teacher, job, trained))
+        draft = Draft.read(exported, role="teacher", task=material.task)
+        found = _read(Certified, run.stage("calibrate", partial(_calibrate, job, draft)))
+        evaluated = run.stage("evaluate", partial(_evaluate_teacher, job, draft, found))
+        seal_stage = partial(_seal, job, run, draft, found, evaluated, trained)
+        return _sealed(job, run, run.stage("seal", seal_stage))
+
+
+def distill(recipe: Recipe, workspace: Workspace, narrator: Narrator) -> Sealed:
+    """Distil a student from the teacher, certify it and seal it as an int8 bundle."""
+    teacher = open_bundle(_teacher_of(recipe, workspace))
+    material = collect(recipe, workspace, narrator, teacher=teacher.path)
+    job = _Job(recipe, workspace, narrator, material, teacher)
+    inputs: dict[str, object] = {
+        "data": material.key,
+        "teacher": teacher.id,
+        "recipe": recipe.hash,
+    }
+    with Run.open(workspace.runs, "student", inputs=inputs, on_stage=narrator.stage) as run:
+        labelled = run.stage("label", partial(_label, job, teacher))
+        trained = run.stage("train", partial(_train_student, job, teacher, labelled))
+        exported = run.stage("export", partial(_export_student, job, trained))
+        draft = Draft.read(exported, role="student", task=material.task)
+        found = _read(Certified, run.stage("certify", partial(_certify, job, draft)))
+        measure = partial(_evaluate_student, job, teacher, draft, found, labelled, exported)
+        evaluated = run.stage("evaluate", measure)
+        seal_stage = partial(_seal, job, run, draft, found, evaluated, trained)
+        return _sealed(job, run, run.stage("seal", seal_stage))
+
+
+def _teacher_of(recipe: Recipe, workspace: Workspace) -> Path:
+    if recipe.teacher.bundle is not None:
+        return recipe.resolve(recipe.teacher.bundle)
+    linked = workspace.linked("teacher")
+    if linked is None:
+        raise BundleMissing(
+            f"there is no teacher at {workspace.bundles / 'teacher'}",
+            mend="make one with `understudy teach`, or name one as teacher.bundle in the recipe",
+        )
+    return linked
+
+
+def _train_teacher(job: _Job, folder: Path) -> None:
+    recipe, material = job.recipe, job.material
+    plan = recipe.teacher
+    base = pretrained.find(plan.base, recipe.folder)
+    torch.manual_seed(recipe.seed)
+    network = encoder.from_pretrained(
+        base.folder, outputs=material.task.outputs, layers=plan.layers
+    )
+    encoding = Encoding(base.tokenizer, _limits(TEACHER_TOKENS))
+    rows = material.splits.train
+    data = TrainingSet(material.task, _ids(encoding, rows), _gold(material, rows))
+    with job.narrator.bar("training the teacher") as bar:
+        history = train(
+            network,
+            data,
+            plan.training,
+            seed=recipe.seed,
+            checkpoints=folder / "checkpoints",
+            progress=bar,
+        )
+    _keep_training(network, base.tokenizer, [epoch.loss for epoch in history], folder)
+
+
+def _export_teacher(job: _Job, trained: Path, folder: Path) -> None:
+    network = encoder.load(trained)
+    model = graph.optimise(graph.export(network))
+    facts = Facts(
+        graph=graph.describe(model, precision="fp32", recipe="fp32", batch_invariant=True),
+        limits=_limits(TEACHER_TOKENS),
+        fp32_difference=parity.fp32_difference(network, Session(model)),
+    )
+    tokenizer = (trained / "tokenizer.json").read_bytes()
+    Draft("teacher", job.material.task, facts, model, tokenizer).write(folder)
+
+
+def _calibrate(job: _Job, draft: Draft, folder: Path) -> None:
+    material = job.material
+    rows = material.splits.calibration
+    logits = labeling.read(draft.student(), _texts(rows))
+    parts = certify.fit_temperatures(material.task, logits, _gold(material, rows))
+    _write(Certified(calibration=parts, point=None), folder)
+
+
+def _evaluate_teacher(job: _Job, draft: Draft, found: Certified, folder: Path) -> None:
+    material = job.material
+    model = draft.student(found.calibration)
+    rows = material.splits.test
+    encoded = model.encode(_texts(rows))
+    evaluation, curves = evaluate(
+        material.task,
+        student=Opinion.of(model.calibration, labeling.read(model, _texts(rows))),
+        teacher=None,
+        gold=_gold(material, rows),
+        threshold=0.0,
+        truncated=np.array([each.truncated for each in encoded]),
+        lengths=np.array([len(each.ids) for each in encoded]),
+        severity=job.recipe.data.severity,
+    )
+    measured = Measured(
+        evaluation=evaluation,
+        curves=curves,
+        parity=Parity(
+            rows=len(rows), tokenizer_equal=True, fp32_max_difference=draft.facts.fp32_difference
+        ),
+        latency=benchmark.time_alone(model, _texts(rows)[:_TIMED]),
+    )
+    _write(measured, folder)
+
+
+def _label(job: _Job, teacher: Bundle, folder: Path) -> None:
+    """The teacher's logits for every part, a file each."""
+    model = Student(teacher)
+    parts = job.material.splits.parts()
+    texts = [row.text for rows in parts.values() for row in rows]
+    with job.narrator.bar("the teacher labels") as bar:
+        logits = labeling.label(model, texts, folder / "cache", bar)
+    start = 0
+    for name, rows in parts.items():
+        np.save(folder / f"{name}.npy", logits[start : start + len(rows)])
+        start += len(rows)
+
+
+def _train_student(job: _Job, teacher: Bundle, labelled: Path, folder: Path) -> None:
+    recipe, material = job.recipe, job.material
+    plan = recipe.student
+    rows = (*material.splits.train, *material.splits.unlabelled)
+    torch.manual_seed(recipe.seed)
+    network, tokenizer = _untrained_student(job, teacher)
+    if plan.prune_vocabulary:
+        pruned = prune_vocabulary.prune(tokenizer, _texts(rows))
+        encoder.keep_words(network, pruned.kept)
+        tokenizer = pruned.tokenizer
+    encoding = Encoding(tokenizer, _limits(plan.max_tokens))
+    data = TrainingSet(
+        material.task,
+        _ids(encoding, rows),
+        _gold(material, rows),
+        np.concatenate([np.load(labelled / f"{part}.npy") for part in ("train", "unlabelled")]),
+    )
+    with job.narrator.bar("training the student") as bar:
+        history = train(
+            network,
+            data,
+            plan.training,
+            seed=recipe.seed,
+            checkpoints=folder / "checkpoints",
+            progress=bar,
+        )
+    _keep_training(network, tokenizer, [epoch.loss for epoch in history], folder)
+
+
+def _untrained_student(job: _Job, teacher: Bundle) -> tuple[encoder.Encoder, bytes]:
+    """Layers of the teacher where its training is at hand, else of the pretrained base."""
+    training = job.workspace.training_of(teacher.id)
+    if training is not None:
+        source, tokenizer = encoder.load(training), (training / "tokenizer.json").read_bytes()
+    else:
+        base = pretrained.find(job.recipe.teacher.base, job.recipe.folder)
+        source = encoder.from_pretrained(base.folder, outputs=job.material.task.outputs)
+        tokenizer = base.tokenizer
+    return encoder.take_layers(source, job.recipe.student.layers), tokenizer
+
+
+def _export_student(job: _Job, trained: Path, folder: Path) -> None:
+    """The cheapest int8 graph that answers like the fp32 one, on the calibration split."""
+    recipe, material = job.recipe, job.material
+    network = encoder.load(trained)
+    tokenizer = (trained / "tokenizer.json").read_bytes()
+    limits = _limits(recipe.student.max_tokens)
+    encoding = Encoding(tokenizer, limits)
+    fp32 = graph.optimise(graph.export(network))
+    session = Session(fp32)
+    difference = parity.fp32_difference(network, session)
+    rows = material.splits.calibration
+    ids, gold = _ids(encoding, rows), _gold(material, rows)
+    logits = np.concatenate([session.run([row])[0] for row in ids])
+    calibration = Calibration(material.task, certify.fit_temperatures(material.task, logits, gold))
+    readings, scores = calibration.read(logits)
+    wrong = ~certify.all_right(readings, gold)
+    choice = quantize.search(
+        fp32,
+        representative=_ids(encoding, material.splits.train[:_REPRESENTATIVE]),
+        rows=ids,
+        calibration=calibration,
+        threshold=certify.plug_in(scores, wrong, recipe.certificate.alpha),
+        gates=quantize.Gates(
+            label_flips=recipe.gates.label_flips, confident_flips=recipe.gates.confident_flips
+        ),
+        progress=job.narrator.note,
+    )
+    facts = Facts(
+        graph=graph.describe(
+            choice.model,
+            precision=choice.precision,
+            recipe=choice.recipe,
+            batch_invariant=choice.batch_invariant,
+        ),
+        limits=limits,
+        fp32_difference=difference,
+        trials=choice.trials,
+    )
+    (folder / "fp32.onnx").write_bytes(fp32)
+    Draft("student", material.task, facts, choice.model, tokenizer).write(folder)
+
+
+def _certify(job: _Job, draft: Draft, folder: Path) -> None:
+    """Temperatures and the sequence of thresholds on one split, the test of them on another."""
+    recipe, material = job.recipe, job.material
+    splits, task = material.splits, material.task
+    model = draft.student()
+    logits = labeling.read(model, _texts(splits.calibration))
+    parts = certify.fit_temperatures(task, logits, _gold(material, splits.calibration))
+    calibration = Calibration(task, parts)
+    sequence = certify.candidates(calibration.read(logits)[1])
+    texts = _texts(splits.certification)
+    readings, scores = calibration.read(labeling.read(model, texts))
+    cut = np.array([each.truncated for each in model.encode(texts)])
+    point = certify.certify(
+        sequence,
+        np.where(cut, -1.0, scores),  # a cut text is always escalated
+        ~certify.all_right(readings, _gold(material, splits.certification)),
+        alpha=recipe.certificate.alpha,
+        delta=recipe.certificate.delta,
+        labels=material.labels,
+        issued_at=_now(),
+    )
+    _write(Certified(calibration=parts, point=point), folder)
+
+
+def _evaluate_student(
+    job: _Job,
+    teacher: Bundle,
+    draft: Draft,
+    found: Certified,
+    labelled: Path,
+    exported: Path,
+    folder: Path,
+) -> None:
+    """On the untouched test split: quality, parity at the certified threshold, latency."""
+    material = job.material
+    task, rows = material.task, material.splits.test
+    model, master = draft.student(found.calibration), Student(teacher)
+    threshold = found.point.threshold if found.point else None
+    texts = _texts(rows)
+    encoded = model.encode(texts)
+    ids = [each.ids for each in encoded]
+    logits = labeling.read(model, texts)
+    evaluation, curves = evaluate(
+        task,
+        student=Opinion.of(model.calibration, logits),
+        teacher=Opinion.of(master.calibration, np.load(labelled / "test.npy")),
+        gold=_gold(material, rows),
+        threshold=threshold,
+        truncated=np.array([each.truncated for each in encoded]),
+        lengths=np.array([len(each) for each in ids]),
+        severity=job.recipe.data.severity,
+    )
+    measured = Measured(
+        evaluation=evaluation.model_copy(update={"labels": material.labels}),
+        curves=curves,
+        parity=parity.measure(
+            fp32=Session((exported / "fp32.onnx").read_bytes()),
+            served=model,
+            rows=ids,
+            threshold=threshold,
+            fp32_difference=draft.facts.fp32_difference,
+        ),
+        latency=benchmark.compare(model, master, texts[:_TIMED]),
+    )
+    _write(measured, folder)
+
+
+def _seal(
+    job: _Job,
+    run: Run,
+    draft: Draft,
+    found: Certified,
+    evaluated: Path,
+    trained: Path,
+    folder: Path,
+) -> None:
+    recipe, material, teacher = job.recipe, job.material, job.teacher
+    measured = _read(Measured, evaluated)
+    base = pretrained.find(recipe.teacher.base, recipe.folder)
+    path = seal.seal(
+        role=draft.role,
+        task=material.task,
+        limits=draft.facts.limits,
+        graph=draft.facts.graph,
+        calibration=found.calibration,
+        operating_points=(found.point,) if found.point else (),
+        model=draft.model,
+        tokenizer=draft.tokenizer,
+        golden_texts=_texts(material.splits.train[:_GOLDEN]),
+        provenance=Provenance(
+            created_at=_now(),
+            run=run.folder.name,
+            seeds=(recipe.seed,),
+            data=dict(material.provenance.files),
+            rows=dict(material.provenance.rows),
+            base_model=base.name,
+            base_model_sha256=base.sha256,
+            teacher=teacher.id if teacher else None,
+            libraries=run.versions(),
+            commit=run.commit(),
+            stages=material.seconds | run.seconds,
+        ),
+        reports=Reports(
+            evaluation=measured.evaluation,
+            parity=measured.parity,
+            trials=draft.facts.trials,
+            latency=measured.latency,
+        ),
+        parent=job.workspace.bundles,
+    )
+    sealed = open_bundle(path)
+    history = json.loads((trained / "history.json").read_text())
+    page = report.render(
+        report.Report(
+            manifest=sealed.manifest,
+            bundle=sealed.name,
+            size=sealed.size,
+            teacher=teacher.manifest if teacher else None,
+            teacher_size=teacher.size if teacher else None,
+            curves=measured.curves,
+            history=tuple(history),
+            prices=Prices(
+                teacher_usd_per_1000=recipe.prices.teacher_usd_per_1000,
+                instance_usd_per_hour=recipe.prices.instance_usd_per_hour,
+            ),
+            warnings=material.provenance.warnings,
+        )
+    )
+    (folder / "report.html").write_text(page, encoding="utf-8")
+    (folder / SEALED).write_text(json.dumps({"id": sealed.id, "bundle": sealed.name}) + "\n")
+
+
+def _sealed(job: _Job, run: Run, stage: Path) -> Sealed:
+    """Open what the seal stage made and let the role's link mean it."""
+    workspace = job.workspace
+    name = json.loads((stage / SEALED).read_text())["bundle"]
+    if not (workspace.bundles / name).is_dir():
+        raise StageFailed(
+            f"{workspace.bundles / name} was removed after it was sealed",
+            mend=f"remove {stage} too and run the command again",
+        )
+    bundle = open_bundle(workspace.bundles / name)
+    workspace.link(bundle.manifest.role, bundle.path)
+    return Sealed(bundle, stage / "report.html", job.material.seconds | run.seconds)
+
+
+def _keep_training(
+    network: encoder.Encoder, tokenizer: bytes, history: list[float], folder: Path
+) -> None:
+    network.save(folder)
+    (folder / "tokenizer.json").write_bytes(tokenizer)
+    (folder / "history.json").write_text(json.dumps(history) + "\n")
+
+
+def _limits(max_tokens: int) -> InputLimits:
+    return InputLimits(max_tokens=max_tokens, max_characters=max_tokens * _CHARACTERS_A_TOKEN)
+
+
+def _texts(rows: Sequence[Example]) -> list[str]:
+    return [row.text for row in rows]
+
+
+def _ids(encoding: Encoding, rows: Sequence[Example]) -> list[list[int]]:
+    return [each.ids for each in encoding.encode(_texts(rows))]
+
+
+def _gold(material: Material, rows: Sequence[Example]) -> tuple[Gold, ...]:
+    return gold_of(material.task, [row.labels for row in rows])
+
+
+def _now() -> str:
+    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+
+
+def _write(content: Certified | Measured, folder: Path) -> None:
+    adapter: TypeAdapter[Certified | Measured] = TypeAdapter(type(content))
+    (folder / "result.json").write_bytes(adapter.dump_json(content, indent=2))
+
+
+def _read(kind: type[Result], folder: Path) -> Result:
+    return TypeAdapter(kind).validate_json((folder / "result.json").read_bytes())

@@ -1,0 +1,244 @@
+"""A project: the recipe and the gateway's settings that `understudy init` writes.
+
+The data is read first, so that a wrong column is told now and not after an hour of training. It
+writes both files or neither, and refuses to overwrite what a person may have edited.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+
+import yaml
+
+from distill import recipe
+from distill.data import sources
+from gateway.contract.manifest import HeadKind
+from gateway.errors import UsageError
+
+SETTINGS_NAME = "understudy.yaml"
+
+_PLAIN = re.compile(r"[A-Za-z_./][A-Za-z0-9_./-]*")  # what YAML takes without quotes
+
+
+@dataclass(frozen=True, slots=True)
+class LabelColumn:
+    """A column of gold labels and the kind of head that it makes."""
+
+    column: str
+    kind: HeadKind = HeadKind.CHOICE
+
+    @classmethod
+    def parse(cls, text: str) -> LabelColumn:
+        """`column` or `column:flags`; the column's own colons are kept if a kind follows them."""
+        column, colon, kind = text.rpartition(":")
+        if not colon:
+            return cls(text)
+        if kind not in set(HeadKind) or not column:
+            raise UsageError(
+                f"--label-column {text}: no kind {kind!r}{recipe.hint(kind, HeadKind)}",
+                mend="write COLUMN, COLUMN:choice or COLUMN:flags",
+            )
+        return cls(column, HeadKind(kind))
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """What a person says about a new project. Paths are relative to the working folder."""
+
+    task: str
+    data: Path
+    label_columns: Sequence[LabelColumn]
+    text_column: str = "text"
+    test: Path | None = None
+    unlabelled: Path | None = None
+    group_column: str | None = None
+    field_columns: Sequence[str] = ()
+
+
+def create(folder: Path, project: Project, *, force: bool = False) -> list[Path]:
+    """Read the data, then write recipe.yaml and understudy.yaml into `folder`; returns both paths.
+
+    Raises UsageError when a file is there already (unless `force`) or cannot be written,
+    RecipeError or DataError when the project could not be trained as it is described.
+    """
+    files = {folder / recipe.FILE_NAME: _recipe_text(folder, project)}
+    files[folder / SETTINGS_NAME] = _SETTINGS.substitute(task=_scalar(project.task))
+    if (there := [str(path) for path in files if path.exists()]) and not force:
+        raise UsageError(
+            f"{' and '.join(there)} would be overwritten",
+            mend="name another folder with --out, or overwrite with --force",
+        )
+    path, text = next(iter(files.items()))
+    sources.read(recipe.parse(yaml.safe_load(text), path=path))
+    try:
+        _write_all(files)
+    except OSError as error:
+        raise UsageError(
+            f"{folder}: cannot be written: {error.strerror}",
+            mend="name a folder that you may write to with --out",
+        ) from error
+    return list(files)
+
+
+def _write_all(files: Mapping[Path, str]) -> None:
+    """Write all files whole before the first of them gets its name."""
+    scratch = {path: path.with_name(f".{path.name}.writing") for path in files}
+    try:
+        for path, text in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            scratch[path].write_text(text, encoding="utf-8")
+        for path in files:
+            scratch[path].replace(path)
+    finally:
+        for each in scratch.values():
+            each.unlink(missing_ok=True)
+
+
+def _recipe_text(folder: Path, project: Project) -> str:
+    return _RECIPE.substitute(
+        task=_scalar(project.task),
+        path=_path(project.data, folder),
+        test=_path(project.test, folder),
+        unlabelled=_path(project.unlabelled, folder),
+        text_column=_scalar(project.text_column),
+        group_column=_scalar(project.group_column),
+        field_columns=f"[{', '.join(map(_scalar, project.field_columns))}]",
+        heads=_heads(project.label_columns),
+    )
+
+
+def _heads(columns: Sequence[LabelColumn]) -> str:
+    if not columns:
+        raise UsageError("no column of labels is named", mend="add --label-column COLUMN")
+    heads: dict[str, LabelColumn] = {}
+    for number, each in enumerate(columns, 1):
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "_", each.column).strip("_.-") or f"head_{number}"
+        if name in heads:
+            raise UsageError(
+                f"--label-column {each.column}: a head {name!r} is there already",
+                mend="name each label column once, or rename the column",
+            )
+        heads[name] = each
+    return "\n".join(
+        f"    {_scalar(name)}: {{kind: {each.kind}, column: {_scalar(each.column)}}}"
+        for name, each in heads.items()
+    )
+
+
+def _path(path: Path | None, folder: Path) -> str:
+    """A path as seen from the folder of the recipe; an absolute one stays as it is."""
+    if path is None or path.is_absolute():
+        return _scalar(str(path) if path else None)
+    return _scalar(Path(os.path.relpath(path, folder)).as_posix())
+
+
+def _scalar(value: str | None) -> str:
+    """A YAML scalar, quoted where YAML would read something else than this text."""
+    if value is None:
+        return "null"
+    if _PLAIN.fullmatch(value) and yaml.safe_load(value) == value:
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+_RECIPE = Template("""\
+# What to train, from which data, under which promises. Paths start at this file's folder.
+version: 1
+task: $task
+
+data:
+  # CSV, JSONL or Parquet, by the file's extension.
+  path: $path
+  # A file of its own for the test split; null: a share of path.
+  test: $test
+  # More texts; labels are not needed: the teacher labels them.
+  unlabelled: $unlabelled
+  # The column that holds the texts.
+  text_column: $text_column
+  # Rows of one group (a customer, a thread) are never parted.
+  group_column: $group_column
+  # Columns that risk rules may read.
+  field_columns: $field_columns
+  # One entry a decision. choice: one label of many; flags: any number, as "a|b" or a JSON list.
+  # labels: [...] lists all labels; it is needed only where the data has none.
+  heads:
+$heads
+  severity: {}                 # head -> label -> weight of an error on it; 1 where not named
+  split:                       # shares of the labelled rows; the rest is train
+    calibration: 0.06          # fits the confidence
+    certification: 0.12        # finds the threshold and proves its promise
+    test: 0.15                 # measures, and is touched once; ignored if data.test is given
+
+teacher:
+  bundle: null                 # a teacher bundle that exists; null: `understudy teach` makes one
+  base: minilm                 # minilm, or a folder with a BERT-shaped model
+  layers: 6                    # how many of its layers are kept
+  training:
+    epochs: 5
+    batch: 32                  # rows of one step
+    learning_rate: 1.0e-4      # of the encoder
+    head_learning_rate: 2.0e-3 # of the new heads
+    losses:
+      - {name: cross_entropy, weight: 1.0}
+
+student:
+  layers: [0, 1]               # taken from the teacher, or from base if it is no encoder
+  max_tokens: 64               # longer texts are cut, and go to the teacher
+  prune_vocabulary: true       # drop the tokens that the data never uses
+  training:
+    epochs: 4
+    batch: 32
+    learning_rate: 2.0e-4
+    head_learning_rate: 2.0e-3
+    losses:                    # kl, cross_entropy or logit_mse
+      - {name: kl, weight: 0.8, temperature: 2.0}
+      - {name: cross_entropy, weight: 0.2}
+
+certificate:                   # P(answered by the student and wrong) <= alpha,
+  alpha: 0.02                  # with confidence
+  delta: 0.05                  # 1 - delta
+
+gates:                         # how much the int8 model may differ from fp32, as shares of rows
+  label_flips: 0.005
+  confident_flips: 0.001       # of rows that the student would answer
+
+prices:                        # null is unknown, which is never 0
+  teacher_usd_per_1000: null   # what 1000 answers of the teacher cost
+  instance_usd_per_hour: null  # what the machine of the student costs
+
+seed: 0
+""")
+
+_SETTINGS = Template("""\
+# How the gateway serves. Paths start at this file's folder.
+version: 1
+
+server:
+  host: 127.0.0.1              # this machine only; 0.0.0.0 is the whole network
+  port: 8080
+
+tasks:
+  $task:
+    student:
+      bundle: bundles/student  # answers first
+    teacher:
+      bundle: bundles/teacher  # answers where the student is not sure enough
+    policy:
+      # Never for the student, e.g. - {name: large_amount, field: amount, above: 1000}
+      rules: []
+    audit:
+      share: 0.02              # confident answers that the teacher checks, after the reply
+    prices:                    # null is unknown, which is never 0
+      teacher_usd_per_1000: null
+      instance_usd_per_hour: null
+
+records:
+  path: understudy.db          # SQLite
+  text: hash                   # hash: the texts themselves are not kept
+""")

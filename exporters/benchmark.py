@@ -1,0 +1,90 @@
+"""The time of one text, in this process: tokenise, run, calibrate, on one thread.
+
+What is timed is the class that serves. It says nothing of HTTP, queues or batches; `loadtests` does.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from gateway.contract.manifest import Latency
+from gateway.errors import UsageError
+from gateway.students.student import Student
+
+_REPEATS = 5  # times that each text is timed: enough for a p95 of some dozen texts
+
+
+def time_student(
+    student: Student, texts: Sequence[str], *, repeats: int = _REPEATS
+) -> tuple[float, float]:
+    """Answer each text alone, `repeats` times -> (p50, p95) in milliseconds."""
+    (measured,) = _interleaved([student], texts, repeats)
+    return measured
+
+
+def compare(
+    student: Student,
+    teacher: Student | None,
+    texts: Sequence[str],
+    *,
+    repeats: int = _REPEATS,
+) -> Latency:
+    """Time both on each text in turn, so that whatever else the machine does meets both alike."""
+    both = [student] if teacher is None else [student, teacher]
+    measured = _interleaved(both, texts, repeats)
+    theirs = measured[1] if teacher is not None else (None, None)
+    return Latency(
+        machine=machine(),
+        rows=len(texts) * repeats,
+        p50_ms=measured[0][0],
+        p95_ms=measured[0][1],
+        teacher_p50_ms=theirs[0],
+        teacher_p95_ms=theirs[1],
+    )
+
+
+def machine() -> str:
+    """The processor, the cores that this process may use, and the version of ORT; no host name."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{_processor()}, {cores} cores, onnxruntime {ort.__version__}"
+
+
+def _interleaved(
+    models: Sequence[Student], texts: Sequence[str], repeats: int
+) -> list[tuple[float, float]]:
+    if not texts or repeats < 1:
+        raise UsageError(
+            f"{len(texts)} texts, {repeats} repeats: nothing to time", mend="give one or more"
+        )
+    seconds: list[list[float]] = [[] for _ in models]
+    for turn in range(repeats + 1):
+        for text in texts:
+            for model, taken in zip(models, seconds, strict=True):
+                start = time.perf_counter()
+                model.predict([text])
+                elapsed = time.perf_counter() - start
+                if turn:  # the first turn warms every length
+                    taken.append(elapsed)
+    return [_percentiles(taken) for taken in seconds]
+
+
+def _percentiles(seconds: Sequence[float]) -> tuple[float, float]:
+    p50, p95 = np.percentile(seconds, [50, 95]) * 1e3
+    return float(p50), float(p95)
+
+
+def _processor() -> str:
+    """The processor's own name where the system tells it, else its architecture."""
+    listing = Path("/proc/cpuinfo")
+    if listing.is_file():
+        for line in listing.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

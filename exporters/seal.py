@@ -1,0 +1,111 @@
+"""Everything that is known of a model -> one bundle, atomically.
+
+It makes the golden vectors and the card; it measures and decides nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from exporters.card import card
+from gateway.contract.bundle import CARD, MODEL, TOKENIZER, entries, write
+from gateway.contract.encoding import Encoding
+from gateway.contract.manifest import (
+    Golden,
+    GoldenVector,
+    Graph,
+    HeadCalibration,
+    InputLimits,
+    Manifest,
+    OperatingPoint,
+    Provenance,
+    Reports,
+    Task,
+)
+from gateway.errors import DataError, StageFailed
+from gateway.students.student import Session
+
+GOLDEN_TEXTS = 32  # enough to meet every layer often; checked at each opening within 0.1 s
+
+_FP32_TOLERANCE = 1e-3  # of any logit: ten times what another order of sums changes
+# Share of the spread (standard deviation) of the golden logits. Between kinds of CPU int8 rounds some
+# sums another way, far below 1 %; a host without the right instruction saturates, far above 20 %.
+_INT8_TOLERANCE = 0.05
+
+
+def seal(  # noqa: PLR0913  a bundle is all of these
+    *,
+    role: Literal["student", "teacher"],
+    task: Task,
+    limits: InputLimits,
+    graph: Graph,
+    calibration: Sequence[HeadCalibration],
+    operating_points: Sequence[OperatingPoint],
+    model: bytes,
+    tokenizer: bytes,
+    golden_texts: Sequence[str],
+    provenance: Provenance,
+    reports: Reports,
+    parent: Path,
+) -> Path:
+    """Write the bundle below `parent` and return its folder.
+
+    Raises StageFailed when the graph gives another number of logits than the task has labels, or
+    numbers that are not finite, and DataError when there are no golden texts.
+    """
+    contents = {MODEL: model, TOKENIZER: tokenizer}
+    manifest = Manifest(
+        role=role,
+        task=task,
+        limits=limits,
+        graph=graph,
+        calibration=tuple(calibration),
+        operating_points=tuple(operating_points),
+        files=(),
+        tokenizer_sha256=hashlib.sha256(tokenizer).hexdigest(),
+        golden=golden(
+            model, Encoding(tokenizer, limits), golden_texts, task=task, precision=graph.precision
+        ),
+        provenance=provenance,
+        reports=reports,
+    )
+    contents[CARD] = card(manifest).encode()
+    return write(manifest.model_copy(update={"files": entries(contents)}), contents, parent)
+
+
+def golden(
+    model: bytes,
+    encoding: Encoding,
+    texts: Sequence[str],
+    *,
+    task: Task,
+    precision: Literal["fp32", "int8"],
+) -> Golden:
+    """What the model says, alone, about the first GOLDEN_TEXTS distinct texts."""
+    chosen = list(dict.fromkeys(texts))[:GOLDEN_TEXTS]
+    if not chosen:
+        raise DataError("a bundle needs golden texts", mend="give the texts of a held-out split")
+    session = Session(model)
+    rows = [encoded.ids for encoded in encoding.encode(chosen)]
+    logits = np.concatenate([session.run([row])[0] for row in rows])
+    if logits.shape[1] != task.outputs:
+        raise StageFailed(
+            f"the graph gives {logits.shape[1]} logits, the task has {task.outputs} labels",
+            mend="export the model that was trained for this task",
+        )
+    if not np.isfinite(logits).all():
+        raise StageFailed(
+            "the graph gives numbers that are not finite", mend="look at the loss of the training"
+        )
+    vectors = tuple(
+        GoldenVector(text=text, tokens=tuple(row), logits=tuple(map(float, said)))
+        for text, row, said in zip(chosen, rows, logits, strict=True)
+    )
+    spread = _INT8_TOLERANCE * float(logits.std())
+    tolerance = _FP32_TOLERANCE if precision == "fp32" else max(_FP32_TOLERANCE, spread)
+    return Golden(tolerance=tolerance, vectors=vectors)

@@ -1,0 +1,39 @@
+"""For those who keep it running: /livez, /readyz, /metrics. Never in the way of an answer."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from gateway.api.schemas import State, problems
+from gateway.assembly import Gateway
+from gateway.errors import Draining, ServingError
+from gateway.telemetry.metrics import CONTENT_TYPE
+
+OPEN = frozenset({"/livez", "/readyz"})  # probes carry no key and learn one word
+
+
+def router(gateway: Gateway) -> APIRouter:
+    """The routes of probes and scrapers."""
+    routes = APIRouter()
+
+    @routes.get("/livez", responses=problems(503))
+    async def livez() -> State:
+        """Whether the process can still answer; if not, restart it."""
+        if not gateway.alive:
+            raise ServingError("a worker thread has ended", mend="restart the process")
+        return State(status="alive")
+
+    @routes.get("/readyz", responses=problems(503))
+    async def readyz() -> State:
+        """Whether new requests may be sent here."""
+        if gateway.draining:
+            raise Draining("the gateway is shutting down", mend="send requests to another replica")
+        return State(status="ready")
+
+    @routes.get("/metrics", responses=problems(401), response_class=Response)
+    async def metrics() -> Response:
+        """Every metric, in Prometheus' text format."""
+        return Response(gateway.metrics.render(), headers={"content-type": CONTENT_TYPE})
+
+    return routes

@@ -1,0 +1,101 @@
+"""What the gateway has done and with what it serves: /v1/stats and /v1/tasks. It only reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from gateway.api.schemas import (
+    CertificateReply,
+    RecordCounts,
+    ServingReply,
+    StatsReply,
+    TaskLimits,
+    TaskReply,
+    TasksReply,
+    TaskStats,
+    problems,
+)
+from gateway.assembly import Gateway
+from gateway.contract.manifest import Certificate
+from gateway.routing.cascade import Cascade
+from gateway.settings import ServerSettings, Settings
+
+
+def router(gateway: Gateway) -> APIRouter:
+    """The routes that show figures and tasks."""
+    routes = APIRouter(responses=problems(401, 500))
+
+    @routes.get("/v1/stats")
+    async def stats() -> StatsReply:
+        """Speed, routes, escalation, disagreement and cost since the start, by task."""
+        return stats_of(gateway)
+
+    @routes.get("/v1/tasks")
+    async def tasks() -> TasksReply:
+        """The tasks that are served here, their heads and labels."""
+        server = gateway.settings.server
+        return TasksReply(
+            tasks=[_task(name, cascade, server) for name, cascade in gateway.tasks.items()]
+        )
+
+    return routes
+
+
+def stats_of(gateway: Gateway) -> StatsReply:
+    """The figures of a gateway, and with what each task is served."""
+    shown: dict[str, Any] = gateway.figures.snapshot()
+    account = gateway.writer.records
+    return StatsReply(
+        uptime_s=shown["uptime_s"],
+        draining=gateway.draining,
+        records=RecordCounts(
+            stored=account.stored, dropped=account.dropped, waiting=account.waiting
+        ),
+        tasks={
+            name: TaskStats(serving=serving(gateway.settings, gateway.tasks.get(name)), **figures)
+            for name, figures in shown["tasks"].items()
+        },
+    )
+
+
+def serving(settings: Settings, cascade: Cascade | None) -> ServingReply | None:
+    """With what a task is served; None for what is no task of this gateway."""
+    if cascade is None:
+        return None
+    task = settings.tasks[cascade.task]
+    certificate = certificate_of(cascade, task.student.operating_point)
+    return ServingReply(
+        student=cascade.student.student.bundle.name,
+        teacher=cascade.teacher.name,
+        operating_point=task.student.operating_point,
+        threshold=cascade.policy.threshold,
+        certificate=CertificateReply.of(certificate) if certificate else None,
+        audit_share=task.audit.share,
+    )
+
+
+def certificate_of(cascade: Cascade, operating_point: str) -> Certificate | None:
+    """The certificate that covers the threshold in use; a lower one than its own voids it."""
+    point = cascade.student.student.bundle.manifest.operating_point(operating_point)
+    threshold = cascade.policy.threshold
+    if point is None or point.threshold is None or threshold is None:
+        return None
+    return point.certificate if threshold >= point.threshold else None
+
+
+def _task(name: str, cascade: Cascade, server: ServerSettings) -> TaskReply:
+    bundle = cascade.student.student.bundle
+    return TaskReply(
+        name=name,
+        heads=bundle.manifest.task.heads,
+        bundle=bundle.name,
+        limits=TaskLimits(
+            max_inputs=server.max_inputs,
+            max_body_bytes=server.max_body_bytes,
+            max_characters=server.max_characters,
+            read_characters=bundle.manifest.limits.max_characters,
+            read_tokens=bundle.manifest.limits.max_tokens,
+        ),
+    )

@@ -1,0 +1,1 @@
+"""Where a request goes. Pure, but for the cascade itself."""

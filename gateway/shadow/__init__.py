@@ -1,0 +1,1 @@
+"""Comparing models on live traffic, after the reply and never in its way."""

@@ -1,0 +1,70 @@
+"""The tables, as SQLAlchemy Core sees them. How they came to be stands in migrations/.
+
+Only types that SQLite and PostgreSQL share. Money is integer micro-USD, durations are seconds,
+times are seconds since the epoch; null is "not known" or "was not asked".
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+
+metadata = MetaData()
+
+# One row an answer. The ids sort by time, so the primary key is also the order of time.
+records = Table(
+    "records",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("task", String(120), nullable=False),
+    Column("route", String(16), nullable=False),
+    Column("reason", String(32), nullable=False),
+    Column("reasons", JSON, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("score", Double),
+    Column("threshold", Double),
+    Column("labels", JSON(none_as_null=True)),
+    Column("confidences", JSON(none_as_null=True)),
+    Column("student_labels", JSON(none_as_null=True)),
+    Column("teacher_labels", JSON(none_as_null=True)),
+    Column("bundle", String(64)),
+    Column("truncated", Boolean, nullable=False),
+    Column("text", Text),
+    Column("text_sha256", String(64)),
+    Column("fields", JSON(none_as_null=True)),
+    Column("cost_student", BigInteger),
+    Column("cost_teacher", BigInteger),
+    Column("cost_avoided", BigInteger),
+    Column("queue_s", Double, nullable=False),
+    Column("student_s", Double, nullable=False),
+    Column("teacher_s", Double, nullable=False),
+    Column("total_s", Double, nullable=False),
+    Column("audit_propensity", Double, nullable=False),
+    Column("propensity", Double, nullable=False),
+    Column("failure", String(64), nullable=False),
+    Index("records_by_task", "task", "id"),
+)
+
+# One row an audit: what the teacher says of a confident answer. `at` is the answer's.
+audits = Table(
+    "audits",
+    metadata,
+    Column("record", String(36), ForeignKey("records.id"), primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("teacher_labels", JSON, nullable=False),
+    Column("agrees", Boolean, nullable=False),
+    Column("cost", BigInteger),
+    Column("seconds", Double, nullable=False),
+)

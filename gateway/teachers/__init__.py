@@ -1,0 +1,1 @@
+"""The models that are asked when the student is not sure enough."""

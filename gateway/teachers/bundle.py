@@ -1,0 +1,42 @@
+"""A teacher that is a local bundle: a larger ONNX model in this process."""
+
+from __future__ import annotations
+
+import asyncio
+
+from gateway.contract.manifest import Task
+from gateway.errors import ServingError, TeacherUnavailable
+from gateway.students.batching import Batcher
+from gateway.students.student import Student
+from gateway.types import Instance, Prediction
+
+
+class BundleTeacher:
+    """Runs a bundle on worker threads of its own, apart from the student's."""
+
+    def __init__(self, student: Student, *, workers: int, capacity: int) -> None:
+        self._batcher = Batcher(
+            student, workers=workers, max_rows=4, capacity=capacity, name="teacher"
+        )
+
+    @property
+    def name(self) -> str:
+        """The bundle's folder name."""
+        return self._batcher.student.bundle.name
+
+    @property
+    def task(self) -> Task:
+        """The bundle's task."""
+        return self._batcher.student.task
+
+    async def answer(self, instance: Instance) -> Prediction:
+        """Run the bundle on the text."""
+        try:
+            (timed,) = await self._batcher.submit([instance.text])
+        except ServingError as error:
+            raise TeacherUnavailable(error.message, mend=error.mend) from error
+        return timed.prediction
+
+    async def close(self) -> None:
+        """Finish what waits and end the threads."""
+        await asyncio.to_thread(self._batcher.close)

@@ -1,0 +1,291 @@
+"""Every Prometheus metric, in one place. The only file that imports prometheus_client.
+
+Names start with `understudy_`, units are base units. Label values come from configuration and from
+our own enumerations, never from a request: a task that is not known counts as "other".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from prometheus_client import (
+    CONTENT_TYPE_PLAIN_0_0_4,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from gateway import __version__
+from gateway.contract.manifest import Task
+from gateway.errors import UnderstudyError
+from gateway.types import Answer, Audit, Prediction, Reason, Route
+
+CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+OTHER = "other"  # a task, a reason or a cause that is not configured
+
+_USD = 1e-6  # of a micro-USD
+_SHORT = 12  # digits of a bundle id, as in a bundle's folder name
+_SHED = frozenset({429, 503})  # HTTP: the request was fine, the gateway had no room for it
+_ANSWERED = "200"
+# Seconds, from a quarter of a millisecond (a warm student) to 30 s (a slow teacher), each about
+# twice the one before: alerts need the order of magnitude, /v1/stats has the exact quantiles.
+_SECONDS = (
+    0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06,
+    0.12, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0,
+)  # fmt: skip
+# Thresholds lie near 1, so that is where the resolution has to be.
+_CONFIDENCE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 1.0)
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+_TOKENS = (16, 64, 256, 1024, 4096, 16_384, 65_536)
+
+
+class Metrics:
+    """An observer that counts; `render` gives what /metrics shows. May be used from any thread."""
+
+    def __init__(self, tasks: Iterable[Task], *, version: str = __version__) -> None:
+        # A second series for each counter and histogram, which no query here reads.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self._registry = CollectorRegistry()
+        self._families = _Families(self._registry)
+        self._tasks = {
+            task.name: _Series(self._families, task.name, [head.name for head in task.heads])
+            for task in tasks
+        }
+        self._other = _Series(self._families, OTHER, [])
+        self._codes = frozenset(_codes(UnderstudyError))
+        self._bundles: dict[tuple[str, str], str] = {}
+        self._families.build.labels(version).set(1)
+        ProcessCollector(registry=self._registry)
+
+    def answered(self, answer: Answer) -> None:
+        """Count an answer. On the tail of every request, so it only touches resolved series."""
+        series = self._tasks.get(answer.task, self._other)
+        series.answered(answer)
+        if answer.route is Route.FALLBACK:
+            cause = self._code(answer.failure)
+            self._families.suppressed.labels(series.task, cause).inc()
+
+    def audited(self, audit: Audit) -> None:
+        """Count an audit."""
+        self._tasks.get(audit.answer.task, self._other).audited(audit)
+
+    def refused(self, code: int, task: str, reason: str) -> None:
+        """Count a request that got an error: its HTTP status, and the error's code as reason."""
+        known = task if task in self._tasks else OTHER
+        self._families.requests.labels(known, "none", str(code)).inc()
+        if code in _SHED:
+            self._families.shed.labels(self._code(reason)).inc()
+
+    def entered(self) -> None:
+        """A request has come in."""
+        self._families.inflight.inc()
+
+    def left(self) -> None:
+        """A request has been replied to, or its client has gone."""
+        self._families.inflight.dec()
+
+    def batched(self, rows: int, seconds: float, tokens: int | None = None) -> None:
+        """The student has run a batch."""
+        self._families.batch_size.observe(rows)
+        self._families.batch_seconds.observe(seconds)
+        if tokens is not None:
+            self._families.batch_tokens.observe(tokens)
+
+    def installed(self, task: str, role: str, bundle: str) -> None:
+        """A bundle has taken a role (serving, candidate, previous); the one before it has left."""
+        place = (task, role)
+        if place in self._bundles:
+            self._families.bundles.remove(task, role, self._bundles[place])
+        self._bundles[place] = bundle[:_SHORT]
+        self._families.bundles.labels(task, role, bundle[:_SHORT]).set(1)
+
+    def follow_records(self, counts: Callable[[], tuple[int, int]]) -> None:
+        """Show records_total from `counts`, which gives (stored, dropped) when asked."""
+        self._registry.register(_Records(counts))
+
+    def render(self) -> bytes:
+        """The text of /metrics, of content type CONTENT_TYPE."""
+        return generate_latest(self._registry)
+
+    def _code(self, code: str) -> str:
+        return code if code in self._codes else OTHER
+
+
+class _Families:
+    """The metrics by name, without their labels' values."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def counter(name: str, about: str, labels: Sequence[str] = ()) -> Counter:
+            return Counter(f"understudy_{name}", about, labels, registry=registry)
+
+        def gauge(name: str, about: str, labels: Sequence[str] = ()) -> Gauge:
+            return Gauge(f"understudy_{name}", about, labels, registry=registry)
+
+        def histogram(
+            name: str,
+            about: str,
+            labels: Sequence[str] = (),
+            buckets: Sequence[float] = _SECONDS,
+        ) -> Histogram:
+            return Histogram(
+                f"understudy_{name}", about, labels, registry=registry, buckets=buckets
+            )
+
+        pair = ["task", "head", "pair", "source"]
+        self.requests = counter(
+            "requests_total",
+            "Instances answered, and requests refused (route none), by HTTP status",
+            ["task", "route", "code"],
+        )
+        self.duration = histogram(
+            "request_duration_seconds", "From the instance to its answer", ["task", "route"]
+        )
+        self.overhead = histogram(
+            "overhead_seconds", "Duration without queue, student and teacher", ["task"]
+        )
+        self.stage = histogram(
+            "stage_duration_seconds", "Time in the student and in the teacher", ["task", "stage"]
+        )
+        self.queue = histogram("queue_wait_seconds", "Wait for an idle student worker", ["task"])
+        self.escalations = counter(
+            "escalations_total", "Requests that went to the teacher", ["task", "reason"]
+        )
+        self.suppressed = counter(
+            "escalations_suppressed_total",
+            "Escalations the teacher could not answer, where the student's answer stood",
+            ["task", "cause"],
+        )
+        self.comparisons = counter("comparisons_total", "Two models on one head", pair)
+        self.disagreements = counter("disagreements_total", "Two models differed", pair)
+        self.confidence = histogram(
+            "confidence", "Calibrated confidence of the student", ["task", "head"], _CONFIDENCE
+        )
+        self.cost = counter("cost_usd_total", "Known cost, in USD", ["task", "bucket"])
+        self.cost_unknown = counter(
+            "cost_unknown_total", "Answers and audits of unknown cost", ["task", "bucket"]
+        )
+        self.avoided = counter(
+            "cost_avoided_usd_total", "What teacher calls that were not made would cost", ["task"]
+        )
+        self.batch_size = histogram("batch_size", "Texts in a batch", buckets=_ROWS)
+        self.batch_seconds = histogram("batch_duration_seconds", "Work on a batch")
+        self.batch_tokens = histogram("batch_tokens", "Tokens in a batch", buckets=_TOKENS)
+        self.inflight = gauge("inflight_requests", "Requests being worked on")
+        self.shed = counter("shed_total", "Requests refused for want of room", ["reason"])
+        self.bundles = gauge("bundle_info", "1 for each bundle in use", ["task", "role", "bundle"])
+        self.build = gauge("build_info", "1, with the version of Understudy", ["version"])
+
+
+class _Series:
+    """The series of one task, resolved once: looking labels up costs more than counting."""
+
+    def __init__(self, families: _Families, task: str, heads: Sequence[str]) -> None:
+        self.task = task
+        self._requests = {
+            route: families.requests.labels(task, route.value, _ANSWERED) for route in Route
+        }
+        self._duration = {route: families.duration.labels(task, route.value) for route in Route}
+        self._overhead = families.overhead.labels(task)
+        self._queue = families.queue.labels(task)
+        self._student = families.stage.labels(task, "student")
+        self._teacher = families.stage.labels(task, "teacher")
+        self._escalations = {
+            reason: families.escalations.labels(task, reason.value)
+            for reason in Reason
+            if reason is not Reason.CONFIDENT
+        }
+        self._confidence = {head: families.confidence.labels(task, head) for head in heads}
+        self._pairs = {
+            source: {
+                head: (
+                    families.comparisons.labels(task, head, "student_teacher", source),
+                    families.disagreements.labels(task, head, "student_teacher", source),
+                )
+                for head in heads
+            }
+            for source in ("escalated", "audit")
+        }
+        self._cost = {
+            bucket: (
+                families.cost.labels(task, bucket),
+                families.cost_unknown.labels(task, bucket),
+            )
+            for bucket in ("live", "audit")
+        }
+        self._avoided = families.avoided.labels(task)
+
+    def answered(self, answer: Answer) -> None:
+        stages, cost = answer.stages, answer.cost
+        self._requests[answer.route].inc()
+        self._duration[answer.route].observe(stages.total)
+        worked = stages.queue + stages.student + stages.teacher
+        self._overhead.observe(max(0.0, stages.total - worked))
+        if answer.student is not None:
+            self._queue.observe(stages.queue)
+            self._student.observe(stages.student)
+            for head in answer.student.heads:
+                if head.head in self._confidence:
+                    self._confidence[head.head].observe(head.confidence)
+        if answer.decision.escalate:
+            self._escalated(answer)
+        self._spend("live", cost.student, cost.teacher)
+        if cost.avoided:
+            self._avoided.inc(cost.avoided * _USD)
+
+    def audited(self, audit: Audit) -> None:
+        self._spend("audit", audit.cost)
+        if audit.answer.student is not None:
+            self._compare(audit.answer.student, audit.teacher, "audit")
+
+    def _escalated(self, answer: Answer) -> None:
+        if answer.decision.reason in self._escalations:
+            self._escalations[answer.decision.reason].inc()
+        self._teacher.observe(answer.stages.teacher)
+        if answer.student is not None and answer.teacher is not None:
+            self._compare(answer.student, answer.teacher, "escalated")
+
+    def _compare(self, student: Prediction, teacher: Prediction, source: str) -> None:
+        pairs = self._pairs[source]
+        for ours, theirs in zip(student.heads, teacher.heads, strict=False):
+            if ours.head in pairs:
+                compared, differed = pairs[ours.head]
+                compared.inc()
+                if ours.labels != theirs.labels:
+                    differed.inc()
+
+    def _spend(self, bucket: str, *amounts: int | None) -> None:
+        """Add the known amounts; an unknown one is counted as such, never as 0."""
+        usd, unknown = self._cost[bucket]
+        known = [amount for amount in amounts if amount is not None]
+        if len(known) < len(amounts):
+            unknown.inc()
+        if spent := sum(known):
+            usd.inc(spent * _USD)
+
+
+class _Records(Collector):
+    """The record writer's own counts, read when they are asked for."""
+
+    def __init__(self, counts: Callable[[], tuple[int, int]]) -> None:
+        self._counts = counts
+
+    def collect(self) -> Iterator[Metric]:
+        family = CounterMetricFamily(
+            "understudy_records", "Records stored, and dropped from a full queue", labels=["result"]
+        )
+        for result, count in zip(("stored", "dropped"), self._counts(), strict=True):
+            family.add_metric([result], count)
+        yield family
+
+
+def _codes(error: type[UnderstudyError]) -> Iterator[str]:
+    """The codes of an error and of all below it."""
+    yield error.code
+    for child in error.__subclasses__():
+        yield from _codes(child)

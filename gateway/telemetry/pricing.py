@@ -1,0 +1,45 @@
+"""What a call of the teacher and a second of the student cost. Pure.
+
+An unknown price stays unknown: every method then returns None, never 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+
+_MICRO = Decimal(1_000_000)  # micro-USD in a USD
+_HOUR = Decimal(3600)  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """The two prices of a task, in USD; None: not known."""
+
+    teacher_usd_per_1000: Decimal | None = None
+    instance_usd_per_hour: Decimal | None = None
+
+    def teacher_call(self) -> int | None:
+        """One call of the teacher, in micro-USD."""
+        if self.teacher_usd_per_1000 is None:
+            return None
+        return micro_usd(self.teacher_usd_per_1000 / 1000)
+
+    def student_time(self, seconds: float) -> int | None:
+        """Busy seconds of the student, in micro-USD.
+
+        One answer costs far less than that and rounds to 0; sums are priced by `student_usd`.
+        """
+        usd = self.student_usd(seconds)
+        return None if usd is None else micro_usd(usd)
+
+    def student_usd(self, seconds: float) -> Decimal | None:
+        """Busy seconds of the student, in USD and not rounded."""
+        if self.instance_usd_per_hour is None:
+            return None
+        return self.instance_usd_per_hour * Decimal(seconds) / _HOUR
+
+
+def micro_usd(usd: Decimal) -> int:
+    """USD -> integer micro-USD; half rounds to even, so that sums do not drift."""
+    return int((usd * _MICRO).to_integral_value())

@@ -1,0 +1,48 @@
+"""Fixtures that open a real gateway: ONNX Runtime, SQLite, files. No part is faked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from anyio.from_thread import start_blocking_portal
+from starlette.testclient import TestClient
+
+from gateway import settings
+from gateway.app import build_app
+from gateway.assembly import Gateway, open_gateway
+from tests.factories import settings_file
+
+
+class Client(TestClient):
+    """Talks to a gateway in this process, on the event loop that the gateway lives on."""
+
+    gateway: Gateway
+
+
+Opener = Callable[..., Client]
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Opener]:
+    """Open a gateway; takes what `settings_file` takes. All are closed after the test."""
+    with ExitStack() as stack:
+        portal = stack.enter_context(start_blocking_portal())
+
+        def opener(**sections: object) -> Client:
+            path = settings_file(tmp_path, **sections)  # type: ignore[arg-type]
+            opening = portal.wrap_async_context_manager(open_gateway(settings.load(path)))
+            gateway = stack.enter_context(opening)
+            client = Client(build_app(gateway), raise_server_exceptions=False)
+            client.portal, client.gateway = portal, gateway
+            return client
+
+        yield opener
+
+
+@pytest.fixture
+def client(serve: Opener) -> Client:
+    """A gateway on a tiny student; its scripted teacher says "other" to everything."""
+    return serve()

@@ -1,0 +1,65 @@
+"""Keys: who may ask what."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+import pytest
+
+from gateway.api.auth import new_key
+from tests.conftest import Opener
+
+KEY, DIGEST = new_key("shop")
+OTHER, OTHER_DIGEST = new_key("mail")
+KEYS = [{"name": "shop", "sha256": DIGEST}, {"name": "mail", "sha256": OTHER_DIGEST}]
+
+
+def test_a_new_key_names_its_holder_and_is_known_by_its_hash() -> None:
+    assert re.fullmatch(r"us_shop_[A-Za-z0-9_-]{43}", KEY)
+    assert hashlib.sha256(KEY.encode()).hexdigest() == DIGEST
+    assert new_key("shop")[0] != KEY
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"authorization": f"Bearer {KEY}"},
+        {"authorization": f"bearer {OTHER}"},
+        {"x-api-key": KEY},
+    ],
+)
+def test_a_known_key_may_ask(serve: Opener, headers: dict[str, str]) -> None:
+    client = serve(keys=KEYS)
+    assert client.post("/v1/predict", json={"input": "a"}, headers=headers).status_code == 200
+    assert client.get("/v1/stats", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"authorization": "Bearer us_shop_wrong"},
+        {"authorization": f"Basic {KEY}"},
+        {"authorization": "Bearer "},
+        {"x-api-key": DIGEST},
+    ],
+    ids=["none", "wrong", "basic", "empty", "the hash"],
+)
+def test_any_other_key_may_not(serve: Opener, headers: dict[str, str]) -> None:
+    client = serve(keys=KEYS)
+    reply = client.post("/v1/predict", json={"input": "a"}, headers=headers)
+    assert (reply.status_code, reply.json()["code"]) == (401, "unauthorized")
+    assert reply.headers["www-authenticate"] == "Bearer"
+    assert client.get("/metrics", headers=headers).status_code == 401
+    assert client.get("/no/such/path", headers=headers).status_code == 401
+
+
+def test_probes_need_no_key(serve: Opener) -> None:
+    client = serve(keys=KEYS)
+    assert client.get("/livez").status_code == 200
+    assert client.get("/readyz").status_code == 200
+
+
+def test_without_keys_everybody_on_this_machine_may_ask(serve: Opener) -> None:
+    assert serve().get("/metrics").status_code == 200

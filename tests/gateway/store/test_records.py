@@ -1,0 +1,203 @@
+"""Records: what is kept of an answer, and how it is found again."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, select
+
+from gateway.store import tables
+from gateway.store.database import open_database, writing
+from gateway.store.records import Record, StoreText, count, export, keep, latest
+from gateway.types import Answer, Audit, Cost, Reason, Route, Stages
+from tests.gateway.telemetry.answers import audit, confident, escalated, identity, prediction
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    """A new database in a file."""
+    engine = open_database(tmp_path / "records.db")
+    yield engine
+    engine.dispose()
+
+
+def store(
+    engine: Engine, *answers: Answer, audits: tuple[Audit, ...] = (), text: StoreText = "hash"
+) -> int:
+    with writing(engine).begin() as connection:
+        return keep(connection, answers, audits, text=text)
+
+
+def only(engine: Engine) -> Record:
+    (record,) = latest(engine, None, 10)
+    return record
+
+
+def audit_rows(engine: Engine) -> list[dict[str, Any]]:
+    with engine.connect() as connection:
+        return [dict(row) for row in connection.execute(select(tables.audits)).mappings()]
+
+
+def test_a_confident_answer_comes_back_as_it_was(engine: Engine) -> None:
+    store(engine, confident(1, text="hello"), text="full")
+    assert only(engine) == Record(
+        id=identity(1),
+        at=1_700_000_001.0,
+        task="tickets",
+        route=Route.STUDENT,
+        reason=Reason.CONFIDENT,
+        reasons=(Reason.CONFIDENT,),
+        detail="",
+        score=0.72,
+        threshold=0.7,
+        labels={"intent": ("refund",), "risk": ()},
+        confidences={"intent": 0.9, "risk": 0.8},
+        student_labels={"intent": ("refund",), "risk": ()},
+        teacher_labels=None,
+        bundle="b" * 64,
+        truncated=False,
+        text="hello",
+        text_sha256=hashlib.sha256(b"hello").hexdigest(),
+        fields={"amount": 12.5},
+        cost=Cost(student=1, teacher=0, avoided=2500),
+        stages=Stages(queue=0.001, student=0.002, teacher=0.0, total=0.004),
+        audit_propensity=0.02,
+        propensity=0.02,
+        failure="",
+    )
+
+
+def test_an_escalated_answer_keeps_what_both_said(engine: Engine) -> None:
+    teacher = prediction("refund", risk=("legal",))
+    store(engine, escalated(student=prediction("login", truncated=True), teacher=teacher))
+    record = only(engine)
+    assert record.route is Route.TEACHER
+    assert record.reasons == (Reason.LOW_CONFIDENCE,)
+    assert record.detail == "lawsuit"
+    assert record.labels == record.teacher_labels == {"intent": ("refund",), "risk": ("legal",)}
+    assert record.student_labels == {"intent": ("login",), "risk": ()}
+    assert record.truncated
+    assert (record.audit_propensity, record.propensity) == (0.0, 1.0)
+
+
+def test_an_answer_that_nobody_gave_has_no_labels(engine: Engine) -> None:
+    failed = escalated(route=Route.ABSTAIN, reason=Reason.STUDENT_FAILED, failure="teacher_timeout")
+    store(engine, failed)
+    record = only(engine)
+    assert (record.labels, record.student_labels, record.teacher_labels) == (None, None, None)
+    assert (record.score, record.confidences, record.bundle) == (None, None, None)
+    assert record.propensity == 0.0
+    assert record.failure == "teacher_timeout"
+
+
+def test_an_unknown_cost_stays_unknown(engine: Engine) -> None:
+    store(engine, confident(cost=Cost(None, 0, None)))
+    assert only(engine).cost == Cost(None, 0, None)
+
+
+@pytest.mark.parametrize(
+    ("kept", "text", "hashed", "fields"),
+    [
+        ("none", None, False, None),
+        ("hash", None, True, None),
+        ("full", "hello", True, {"amount": 12.5}),
+    ],
+)
+def test_text_is_kept_only_as_far_as_asked(
+    engine: Engine,
+    kept: StoreText,
+    text: str | None,
+    hashed: bool,  # noqa: FBT001  pytest gives it by name
+    fields: dict[str, float] | None,
+) -> None:
+    store(engine, confident(text="hello"), text=kept)
+    record = only(engine)
+    assert record.text == text
+    assert (record.text_sha256 is not None) == hashed
+    assert record.fields == fields
+
+
+def test_an_id_that_is_there_stays_as_it_is(engine: Engine) -> None:
+    store(engine, confident(1, text="first"), text="full")
+    store(engine, confident(1, text="second"), confident(2), text="full")
+    assert count(engine) == 2
+    assert latest(engine, None, 10)[1].text == "first"
+
+
+def test_an_audit_is_kept_beside_its_record(engine: Engine) -> None:
+    agreeing, differing = confident(1), confident(2)
+    audits = (audit(agreeing, prediction()), audit(differing, prediction("login"), cost=None))
+    assert store(engine, agreeing, differing, audits=audits) == 0
+    assert audit_rows(engine) == [
+        {
+            "record": identity(1),
+            "at": 1_700_000_001.0,
+            "teacher_labels": {"intent": ["refund"], "risk": []},
+            "agrees": True,
+            "cost": 2500,
+            "seconds": 0.05,
+        },
+        {
+            "record": identity(2),
+            "at": 1_700_000_002.0,
+            "teacher_labels": {"intent": ["login"], "risk": []},
+            "agrees": False,
+            "cost": None,
+            "seconds": 0.05,
+        },
+    ]
+
+
+def test_an_audit_without_its_record_is_left_out_and_reported(engine: Engine) -> None:
+    audits = (audit(confident(1), prediction()), audit(confident(2), prediction()))
+    assert store(engine, confident(1), audits=audits) == 1
+    assert [row["record"] for row in audit_rows(engine)] == [identity(1)]
+
+
+def test_an_audit_that_is_offered_twice_is_kept_once(engine: Engine) -> None:
+    seen = audit(confident(1), prediction())
+    store(engine, confident(1), audits=(seen,))
+    assert store(engine, audits=(seen,)) == 0
+    assert len(audit_rows(engine)) == 1
+
+
+def test_the_newest_come_first_and_can_be_chosen(engine: Engine) -> None:
+    taught = escalated(3, student=prediction(), teacher=prediction(), reason=Reason.HIGH_RISK)
+    store(engine, confident(2), taught, confident(1), confident(4, task="other"))
+    numbers = [int(record.id[-12:]) for record in latest(engine, "tickets", 2)]
+    assert numbers == [3, 2]
+    assert [each.id for each in latest(engine, None, 1)] == [identity(4)]
+    assert [each.id for each in latest(engine, None, 9, route=Route.TEACHER)] == [identity(3)]
+    assert [each.id for each in latest(engine, "tickets", 9, reason=Reason.CONFIDENT)] == [
+        identity(2),
+        identity(1),
+    ]
+
+
+def test_counts_follow_the_same_choice(engine: Engine) -> None:
+    taught = escalated(3, student=prediction(), teacher=prediction())
+    store(engine, confident(1), confident(2), taught, confident(4, task="other"))
+    assert count(engine) == 4
+    assert count(engine, "tickets") == 3
+    assert count(engine, "tickets", route=Route.STUDENT) == 2
+    assert count(engine, reason=Reason.LOW_CONFIDENCE) == 1
+    assert count(engine, "unheard of") == 0
+
+
+def test_an_export_gives_every_record_once_in_the_order_of_time(engine: Engine) -> None:
+    store(engine, *(confident(number) for number in (5, 3, 1, 4, 2)), confident(9, task="other"))
+    found = [int(record.id[-12:]) for record in export(engine, "tickets", page=2)]
+    assert found == [1, 2, 3, 4, 5]
+    assert len(list(export(engine))) == 6
+
+
+def test_an_export_under_way_does_not_keep_the_writer_out(engine: Engine) -> None:
+    store(engine, confident(1), confident(2))
+    running = export(engine, page=1)
+    assert next(running).id == identity(1)
+    store(engine, confident(3))
+    assert [record.id for record in running] == [identity(2), identity(3)]

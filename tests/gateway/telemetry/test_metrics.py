@@ -1,0 +1,168 @@
+"""The metrics: their names, labels and values, as /metrics shows them."""
+
+from __future__ import annotations
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from gateway.telemetry.metrics import CONTENT_TYPE, Metrics
+from gateway.types import Cost, Reason, Route
+from tests.gateway.telemetry.answers import TICKETS, audit, confident, escalated, prediction
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    """The value of one series in the exposition text."""
+    for family in text_string_to_metric_families(metrics.render().decode()):
+        for sample in family.samples:
+            if sample.name == f"understudy_{name}" and sample.labels == labels:
+                return float(sample.value)
+    return None
+
+
+def test_the_exposition_is_plain_text_with_the_version() -> None:
+    metrics = Metrics([TICKETS], version="1.2.3")
+    assert CONTENT_TYPE.startswith("text/plain")
+    assert b'understudy_build_info{version="1.2.3"} 1.0' in metrics.render()
+    assert b"_created" not in metrics.render()
+
+
+def test_series_are_there_before_the_first_request() -> None:
+    metrics = Metrics([TICKETS])
+    labels = {"task": "tickets", "route": "student", "code": "200"}
+    assert value(metrics, "requests_total", **labels) == 0
+
+
+def test_a_confident_answer_counts_its_time_confidence_and_money() -> None:
+    metrics = Metrics([TICKETS])
+    metrics.answered(confident(cost=Cost(1, 0, 2500)))  # 4 ms: 1 queue, 2 student, 1 overhead
+    task = {"task": "tickets"}
+    assert value(metrics, "requests_total", **task, route="student", code="200") == 1
+    assert value(metrics, "request_duration_seconds_sum", **task, route="student") == 0.004
+    fast = {"route": "student", "le": "0.004"}
+    assert value(metrics, "request_duration_seconds_bucket", **task, **fast) == 1
+    fast["le"] = "0.002"
+    assert value(metrics, "request_duration_seconds_bucket", **task, **fast) == 0
+    assert value(metrics, "overhead_seconds_count", **task) == 1
+    assert value(metrics, "overhead_seconds_bucket", **task, le="0.002") == 1
+    assert value(metrics, "overhead_seconds_bucket", **task, le="0.0005") == 0
+    assert value(metrics, "queue_wait_seconds_sum", **task) == 0.001
+    assert value(metrics, "stage_duration_seconds_sum", **task, stage="student") == 0.002
+    assert value(metrics, "stage_duration_seconds_count", **task, stage="teacher") == 0
+    assert value(metrics, "confidence_sum", **task, head="intent") == 0.9
+    assert value(metrics, "confidence_sum", **task, head="risk") == 0.8
+    assert value(metrics, "cost_usd_total", **task, bucket="live") == 0.000001
+    assert value(metrics, "cost_avoided_usd_total", **task) == 0.0025
+
+
+def test_an_escalation_counts_its_reason_the_teacher_and_the_disagreement() -> None:
+    metrics = Metrics([TICKETS])
+    metrics.answered(escalated(student=prediction("login"), teacher=prediction("refund")))
+    task = {"task": "tickets"}
+    assert value(metrics, "escalations_total", **task, reason="low_confidence") == 1
+    assert value(metrics, "stage_duration_seconds_sum", **task, stage="teacher") == 0.04
+    pair = {"pair": "student_teacher", "source": "escalated"}
+    assert value(metrics, "comparisons_total", **task, head="intent", **pair) == 1
+    assert value(metrics, "disagreements_total", **task, head="intent", **pair) == 1
+    assert value(metrics, "disagreements_total", **task, head="risk", **pair) == 0
+    assert value(metrics, "cost_usd_total", **task, bucket="live") == pytest.approx(0.002501)
+
+
+def test_an_audit_is_compared_and_paid_apart() -> None:
+    metrics = Metrics([TICKETS])
+    metrics.audited(audit(confident(), prediction(risk=("legal",))))
+    task, pair = {"task": "tickets"}, {"pair": "student_teacher", "source": "audit"}
+    assert value(metrics, "comparisons_total", **task, head="risk", **pair) == 1
+    assert value(metrics, "disagreements_total", **task, head="risk", **pair) == 1
+    assert value(metrics, "disagreements_total", **task, head="intent", **pair) == 0
+    assert value(metrics, "cost_usd_total", **task, bucket="audit") == 0.0025
+
+
+def test_a_fallback_names_the_cause_by_the_code_of_an_error() -> None:
+    metrics = Metrics([TICKETS])
+    for failure in ("teacher_timeout", "made up"):
+        metrics.answered(escalated(student=prediction(), route=Route.FALLBACK, failure=failure))
+    name = "escalations_suppressed_total"
+    assert value(metrics, name, task="tickets", cause="teacher_timeout") == 1
+    assert value(metrics, name, task="tickets", cause="other") == 1
+
+
+def test_an_abstention_of_a_failed_student_is_counted() -> None:
+    metrics = Metrics([TICKETS])
+    metrics.answered(escalated(route=Route.ABSTAIN, reason=Reason.STUDENT_FAILED))
+    labels = {"task": "tickets", "route": "abstain", "code": "200"}
+    assert value(metrics, "requests_total", **labels) == 1
+    assert value(metrics, "escalations_total", task="tickets", reason="student_failed") == 1
+    assert value(metrics, "queue_wait_seconds_count", task="tickets") == 0
+
+
+def test_an_unknown_cost_is_counted_and_adds_nothing() -> None:
+    metrics = Metrics([TICKETS])
+    metrics.answered(confident(cost=Cost(None, 0, None)))
+    assert value(metrics, "cost_unknown_total", task="tickets", bucket="live") == 1
+    assert value(metrics, "cost_usd_total", task="tickets", bucket="live") == 0
+    assert value(metrics, "cost_avoided_usd_total", task="tickets") == 0
+
+
+def test_a_task_from_outside_makes_no_label() -> None:
+    metrics = Metrics([TICKETS])
+    metrics.answered(confident(task="evil"))
+    metrics.audited(audit(confident(task="evil"), prediction()))
+    metrics.refused(404, "evil", "unknown_task")
+    assert b"evil" not in metrics.render()
+    labels = {"task": "other", "route": "none", "code": "404"}
+    assert value(metrics, "requests_total", **labels) == 1
+    assert value(metrics, "request_duration_seconds_count", task="other", route="student") == 1
+
+
+def test_a_refusal_for_want_of_room_counts_as_shed() -> None:
+    metrics = Metrics([TICKETS])
+    metrics.refused(429, "tickets", "overloaded")
+    metrics.refused(422, "tickets", "invalid")
+    labels = {"task": "tickets", "route": "none"}
+    assert value(metrics, "requests_total", **labels, code="429") == 1
+    assert value(metrics, "requests_total", **labels, code="422") == 1
+    assert value(metrics, "shed_total", reason="overloaded") == 1
+    assert value(metrics, "shed_total", reason="invalid") is None
+
+
+def test_requests_in_flight_come_and_go() -> None:
+    metrics = Metrics([TICKETS])
+    metrics.entered()
+    metrics.entered()
+    metrics.left()
+    assert value(metrics, "inflight_requests") == 1
+
+
+def test_batches_are_measured_and_tokens_where_they_are_known() -> None:
+    metrics = Metrics([TICKETS])
+    metrics.batched(3, 0.5)
+    metrics.batched(5, 0.25, tokens=100)
+    assert value(metrics, "batch_size_sum") == 8
+    assert value(metrics, "batch_size_bucket", le="4.0") == 1
+    assert value(metrics, "batch_duration_seconds_sum") == 0.75
+    assert value(metrics, "batch_tokens_sum") == 100
+    assert value(metrics, "batch_tokens_count") == 1
+
+
+def test_a_new_bundle_takes_the_place_of_the_one_before_it() -> None:
+    metrics = Metrics([TICKETS])
+    metrics.installed("tickets", "serving", "a" * 64)
+    metrics.installed("tickets", "serving", "c" * 64)
+    labels = {"task": "tickets", "role": "serving"}
+    assert value(metrics, "bundle_info", **labels, bundle="c" * 12) == 1
+    assert value(metrics, "bundle_info", **labels, bundle="a" * 12) is None
+
+
+def test_records_are_read_from_the_writer_when_asked() -> None:
+    metrics = Metrics([TICKETS])
+    counts = [(0, 0)]
+    metrics.follow_records(lambda: counts[-1])
+    counts.append((7, 2))
+    assert value(metrics, "records_total", result="stored") == 7
+    assert value(metrics, "records_total", result="dropped") == 2
+
+
+def test_two_sets_of_metrics_do_not_share_anything() -> None:
+    first, second = Metrics([TICKETS]), Metrics([TICKETS])
+    first.entered()
+    assert value(second, "inflight_requests") == 0

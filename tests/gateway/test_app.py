@@ -1,0 +1,66 @@
+"""The shell around every request: its id, the way to the hot route, and the last border."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from starlette.types import Message, Receive, Scope, Send
+
+from gateway.app import Shell
+from tests.conftest import Client
+
+
+@pytest.mark.parametrize("path", ["/v1/stats", "/livez", "/no/such/path"])
+def test_every_reply_carries_the_clients_request_id(client: Client, path: str) -> None:
+    reply = client.get(path, headers={"x-request-id": "order-17.a_b"})
+    assert reply.headers["x-request-id"] == "order-17.a_b"
+
+
+@pytest.mark.parametrize("bad", ["", "a b", "a" * 129, 'x"y', "é".encode().decode("latin-1")])
+def test_an_id_that_is_not_plain_is_replaced(client: Client, bad: str) -> None:
+    reply = client.post(
+        "/v1/predict", json={"input": "a"}, headers={"x-request-id": bad.encode("latin-1")}
+    )
+    assert len(reply.headers["x-request-id"]) == 32
+    assert reply.headers["x-request-id"].isalnum()
+
+
+def test_two_requests_without_an_id_get_two(client: Client) -> None:
+    first, second = (client.get("/livez").headers["x-request-id"] for _ in range(2))
+    assert first != second
+
+
+def test_an_error_after_the_reply_has_started_is_logged_and_not_sent_again(client: Client) -> None:
+    async def broken(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise ValueError("half-way")
+
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    shell = Shell(client.gateway, broken, broken)
+    scope = {"type": "http", "path": "/v1/predict", "method": "POST", "headers": []}
+    asyncio.run(shell(scope, receive, send))
+    assert [message["type"] for message in sent] == ["http.response.start"]
+
+
+def test_the_shell_hands_what_is_no_request_to_the_pages(client: Client) -> None:
+    seen: list[str] = []
+
+    async def pages(scope: Scope, _receive: Receive, _send: Send) -> None:
+        seen.append(scope["type"])
+
+    async def nothing() -> Message:
+        return {"type": "lifespan.startup"}
+
+    async def send(_message: Message) -> None:
+        """Nobody listens."""
+
+    asyncio.run(Shell(client.gateway, pages, pages)({"type": "lifespan"}, nothing, send))
+    assert seen == ["lifespan"]
