@@ -112,6 +112,7 @@ def certify(
     tested in their fixed order, and the walk ends at the first that fails.
     """
     rows = len(scores)
+    scores = scores.astype(np.float64)  # as serving compares them
     kept: float | None = None
     for threshold in sequence.thresholds:
         undetected = int((wrong & (scores >= threshold)).sum())
@@ -148,8 +149,11 @@ def plug_in(scores: Floats, wrong: NDArray[np.bool_], alpha: float) -> float | N
     stands as a baseline in the benchmarks.
     """
     order = np.argsort(-scores, kind="stable")
-    fine = np.flatnonzero(np.cumsum(wrong[order]) <= alpha * len(scores))
-    return float(scores[order[fine[-1]]]) if len(fine) else None
+    descending = scores[order]
+    # A threshold takes all rows of a score or none: only the last of equal scores can be one.
+    last = np.flatnonzero(np.diff(descending, append=-np.inf))
+    fine = last[np.cumsum(wrong[order])[last] <= alpha * len(scores)]
+    return float(descending[fine[-1]]) if len(fine) else None
 
 
 def _temperature(head: Head, logits: Floats, gold: Gold) -> float:

@@ -14,7 +14,7 @@ from enum import StrEnum
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from distill.evaluate import Curves, Reliability
 
@@ -105,7 +105,7 @@ def _canvas(name: str, x: str, y: str, *, size: tuple[float, float] = _WIDE) -> 
     axes.tick_params(color=Ink.FRAME, labelcolor=Ink.TEXT, labelsize=_FONT, length=3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(Ink.FRAME)
-    axes.locator_params(nbins=6)
+    axes.locator_params(nbins=6 if size == _WIDE else 5)  # labels that do not touch
     return figure, axes
 
 
@@ -119,8 +119,8 @@ def _mark(axes: Axes, point: Point | None) -> None:
 
 
 def _percent(axes: Axes) -> None:
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda share, _: f"{share * 100:.6g} %"))
 
 
 def _svg(figure: Figure, title: str) -> str:

@@ -27,8 +27,15 @@ Advance = Callable[[int, int], None]  # (done, in all)
 class Narrator:
     """Tells what happens: stages, notes, and progress within a stage."""
 
-    def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        console: Console | None = None,
+        *,
+        quiet: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.console = console or Console(stderr=True, quiet=quiet, highlight=False)
+        self._clock = clock
 
     def note(self, text: str) -> None:
         """One line."""
@@ -45,7 +52,7 @@ class Narrator:
     def bar(self, title: str, unit: str = "texts") -> Iterator[Advance]:
         """A bar with rate and time left; a line every ten seconds where there is no terminal."""
         if not self.console.is_terminal:
-            yield _Lines(self.console, title, unit)
+            yield _Lines(self.console, title, unit, self._clock)
             return
         columns = (
             TextColumn("  {task.description}"),
@@ -58,10 +65,10 @@ class Narrator:
         )
         with Progress(*columns, console=self.console, transient=True) as progress:
             task = progress.add_task(title, total=None, rate="")
-            started = time.monotonic()
+            started = self._clock()
 
             def advance(done: int, total: int) -> None:
-                rate = done / max(1e-9, time.monotonic() - started)
+                rate = done / max(1e-9, self._clock() - started)
                 progress.update(task, completed=done, total=total, rate=f"{rate:,.0f} {unit}/s")
 
             yield advance
@@ -70,14 +77,15 @@ class Narrator:
 class _Lines:
     """Progress as plain lines."""
 
-    def __init__(self, console: Console, title: str, unit: str) -> None:
+    def __init__(self, console: Console, title: str, unit: str, clock: Callable[[], float]) -> None:
         self._console = console
         self._title = title
         self._unit = unit
-        self._started = self._said = time.monotonic()
+        self._clock = clock
+        self._started = self._said = clock()
 
     def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
+        now = self._clock()
         if now - self._said < _LINE_EVERY_S:
             return
         self._said = now

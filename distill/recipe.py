@@ -58,8 +58,8 @@ class HeadPlan(_Part):
 class SplitShares(_Part):
     """Shares of the labelled rows that are held out; the rest is train."""
 
-    calibration: OpenShare = 0.06
-    certification: OpenShare = 0.12
+    calibration: OpenShare = 0.05
+    certification: OpenShare = 0.1
     test: OpenShare = 0.15
 
 
@@ -129,7 +129,7 @@ class TeacherPlan(_Part):
     base: Annotated[str, Field(min_length=1)] = "minilm"
     layers: int = Field(default=6, ge=1, le=48)
     training: Training = Training(
-        epochs=5, learning_rate=1.0e-4, losses=(LossTerm(name="cross_entropy"),)
+        epochs=6, learning_rate=1.0e-4, losses=(LossTerm(name="cross_entropy"),)
     )
 
     @model_validator(mode="after")
@@ -147,11 +147,11 @@ class StudentPlan(_Part):
     max_tokens: int = Field(default=64, ge=8, le=512)  # 512: the positions of a BERT
     prune_vocabulary: bool = True
     training: Training = Training(
-        epochs=4,
-        learning_rate=2.0e-4,
+        epochs=6,
+        learning_rate=3.0e-4,
         losses=(
-            LossTerm(name="kl", weight=0.8, temperature=2.0),
-            LossTerm(name="cross_entropy", weight=0.2),
+            LossTerm(name="kl", weight=1.0, temperature=2.0),
+            LossTerm(name="logit_mse", weight=0.3),
         ),
     )
 

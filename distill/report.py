@@ -139,15 +139,17 @@ def render(report: Report) -> str:
 
 
 def verdict(report: Report) -> Verdict:
-    """The verdict in words. Only a certificate against gold labels that the test bears out is good."""
+    """The verdict in words; good is only a certificate on gold labels that the test bears out."""
     if report.certified is None:
         return Verdict(
             "bad",
             "Not certified",
             "No threshold could be certified: every request goes to the teacher.",
             (
-                "Label more rows for certification: even without a single error it takes 149 rows"
-                f" to certify 2{_SPACE}% with 95{_SPACE}% confidence, and 299 rows for 1{_SPACE}%.",
+                (
+                    "Label more rows for certification. Without a single error it still takes 149"
+                    " rows to certify 2 % with 95 % confidence, and 299 rows to certify 1 %."
+                ),
                 "Train a better student: the worst slices and the confusions show where it fails.",
                 "Or accept a larger undetected error: raise alpha in the recipe.",
             ),
@@ -187,12 +189,15 @@ def bill(report: Report) -> Bill:
     price, evaluation, latency = (
         report.prices.teacher_usd_per_1000, report.evaluation, report.latency,
     )  # fmt: skip
-    known = price is not None and evaluation is not None
     return Bill(
         without=price,
         # 1,000 times the median in milliseconds is as many seconds.
         student=report.prices.student_usd(latency.p50_ms) if latency else None,
-        escalated=price * Decimal(str(evaluation.escalation)) if known else None,
+        escalated=(
+            None
+            if price is None or evaluation is None
+            else price * Decimal(str(evaluation.escalation))
+        ),
     )
 
 
@@ -276,7 +281,7 @@ def _doubts(certificate: Certificate, evaluation: Evaluation | None) -> tuple[st
         doubts.append("Nothing was measured on a test split: evaluate the bundle before it serves.")
     elif evaluation.undetected_error > certificate.alpha:
         doubts.append(
-            f"On the test split {percent(evaluation.undetected_error)} were answered and wrong,"
+            f"On the test split {percent(evaluation.undetected_error, 2)} were answered and wrong,"
             f" above the certified {target(certificate.alpha)}: chance can do this on few rows,"
             " data that are split unevenly do it for sure. Look before promoting."
         )
@@ -309,10 +314,14 @@ def _quality_tiles(evaluation: Evaluation | None) -> tuple[Tile, ...]:
             if alone
             else f"{percent(evaluation.system_accuracy_at_10)} if 10{_SPACE}% were sent on",
         ),
-        Tile(sent, percent(evaluation.escalation), "the rest the student answers itself"),
         Tile(
-            undetected, percent(evaluation.undetected_error), "of all requests, on the test split"
+            sent,
+            percent(evaluation.escalation),
+            "the rest the student answers itself"
+            if evaluation.escalation < 1
+            else "nothing is left to the student",
         ),
+        Tile(undetected, percent(evaluation.undetected_error, 2), "of all requests in the test"),
     )
 
 

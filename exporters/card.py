@@ -99,18 +99,19 @@ def _quality(evaluation: Evaluation | None) -> str:
         rows,
     )
     lines = [
-        f"On {evaluation.rows} rows of the untouched test split, {evaluation.labels} labels.",
+        f"On {evaluation.rows} rows of the untouched test split, {evaluation.labels} labels",
         f"All heads right: {evaluation.accuracy:.2%}; teacher "
-        f"{_share(evaluation.teacher_accuracy)}. With {evaluation.escalation:.1%} escalated the "
-        f"system has {evaluation.system_accuracy:.2%}, and {evaluation.undetected_error:.2%} is "
-        f"answered by this model and wrong; with 10 % escalated it has "
-        f"{evaluation.system_accuracy_at_10:.2%}. AUGRC {evaluation.augrc:.4f}.",
+        + _share(evaluation.teacher_accuracy),
+        f"With {evaluation.escalation:.1%} escalated: system {evaluation.system_accuracy:.2%}",
+        f"Answered by this model and wrong: {evaluation.undetected_error:.2%} of all rows",
+        f"With 10 % escalated: system {evaluation.system_accuracy_at_10:.2%}",
+        f"AUGRC: {evaluation.augrc:.4f}",
     ]
     if evaluation.severity_weighted_error is not None:
-        lines.append(f"Error weighted by severity: {evaluation.severity_weighted_error:.4f}.")
+        lines.append(f"Error weighted by severity: {evaluation.severity_weighted_error:.4f}")
     if (worst := evaluation.worst_slice) is not None:
-        lines.append(f"Worst slice: {worst.name}, {worst.rows} rows, {worst.accuracy:.2%}.")
-    return "## Quality\n\n" + "\n".join(lines) + f"\n\n{table}"
+        lines.append(f"Worst slice: {worst.name}, {worst.rows} rows, {worst.accuracy:.2%}")
+    return "## Quality\n\n" + "\n".join(f"- {line}" for line in lines) + f"\n\n{table}"
 
 
 def _quality_row(head: HeadQuality) -> tuple[str, ...]:
@@ -164,7 +165,7 @@ def _latency(latency: Latency | None) -> str:
             f"; the teacher in the same loop: p50 {latency.teacher_p50_ms:.2f} ms, "
             f"p95 {latency.teacher_p95_ms:.2f} ms"
         )
-    return f"## Latency\n\n{text}. {latency.rows} runs on {latency.machine}."
+    return f"## Latency\n\n{text}. {latency.rows} texts on {latency.machine}."
 
 
 def _trials(trials: Sequence[Trial]) -> str:

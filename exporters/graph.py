@@ -13,12 +13,14 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, numpy_helper
+from torch import Tensor
 
 from gateway.contract.manifest import Graph
 from gateway.errors import StageFailed
@@ -28,6 +30,13 @@ Floats = NDArray[np.float32]
 
 OPSET = 20  # the first with Gelu as one node; later ones bring nothing that ORT runs faster
 
+SCALE = "_scale"  # end of the names of a quantised graph's scales, which are no parameters
+
+_PARAMETERS = {
+    onnx.TensorProto.FLOAT,
+    onnx.TensorProto.INT8,
+    onnx.TensorProto.UINT8,
+}
 # Two rows with real padding: a size of 1 would be taken for a constant.
 _SAMPLE_MASK = ((1, 1, 1, 1, 1, 1, 1, 1), (1, 1, 1, 1, 1, 0, 0, 0))
 
@@ -61,6 +70,26 @@ class Table:
     ids: str
     output: str
     weight: Floats
+
+
+class PooledClassifier(torch.nn.Module):
+    """A Hugging Face sequence classifier as forward(input_ids, attention_mask) -> (logits, pooled).
+
+    `pooled` is the mean of the last hidden states over the real tokens.
+    """
+
+    def __init__(self, classifier: torch.nn.Module) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Both inputs are int64 of shape (rows, tokens), the mask 1 on real tokens."""
+        said = self.classifier(
+            input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True
+        )
+        states = said.hidden_states[-1]
+        kept = attention_mask[:, :, None].to(states.dtype)
+        return said.logits, (states * kept).sum(1) / kept.sum(1)
 
 
 def export(module: torch.nn.Module, *, opset: int = OPSET) -> bytes:
@@ -109,9 +138,9 @@ def optimise(model: bytes) -> bytes:
     graph = proto.graph
     del graph.value_info[:], graph.metadata_props[:], proto.metadata_props[:], proto.functions[:]
     graph.name, graph.doc_string, proto.doc_string = "understudy", "", ""
-    for node in graph.node:
-        del node.metadata_props[:]
-        node.doc_string = ""
+    for part in [*graph.node, *graph.input, *graph.output, *graph.initializer]:
+        del part.metadata_props[:]
+        part.doc_string = ""
     if any(each.external_data for each in graph.initializer):
         raise StageFailed("the graph keeps weights outside its file", mend="export it again")
     content: bytes = proto.SerializeToString(deterministic=True)
@@ -119,7 +148,7 @@ def optimise(model: bytes) -> bytes:
 
 
 def inspect(model: bytes) -> Counts:
-    """Read a graph's sizes. Raises StageFailed when it is not one of ours."""
+    """Read a graph's sizes, quantised or not. Raises StageFailed when it is not one of ours."""
     proto = onnx.load_from_string(model)
     pooled = next((out for out in proto.graph.output if out.name == "pooled"), None)
     sizes = _weights(proto)
@@ -134,7 +163,7 @@ def inspect(model: bytes) -> Counts:
         parameters=sum(
             math.prod(each.dims)
             for each in proto.graph.initializer
-            if each.data_type == onnx.TensorProto.FLOAT and each.dims
+            if each.data_type in _PARAMETERS and each.dims and not each.name.endswith(SCALE)
         ),
         hidden=pooled.type.tensor_type.shape.dim[-1].dim_value,
         vocabulary=table.dims[0],
@@ -142,12 +171,17 @@ def inspect(model: bytes) -> Counts:
 
 
 def describe(
-    fp32: bytes, *, recipe: str, batch_invariant: bool, layers: int | None = None
+    model: bytes,
+    *,
+    precision: Literal["fp32", "int8"],
+    recipe: str,
+    batch_invariant: bool,
+    layers: int | None = None,
 ) -> Graph:
-    """The manifest's words for a graph made of `fp32` by `recipe`; "fp32" is the graph itself."""
-    counts = inspect(fp32)
+    """What the manifest says of a graph."""
+    counts = inspect(model)
     return Graph(
-        precision="fp32" if recipe == "fp32" else "int8",
+        precision=precision,
         recipe=recipe,
         opset=counts.opset,
         layers=layers,

@@ -17,7 +17,7 @@ from gateway.contract.calibration import Calibration
 from gateway.contract.encoding import Encoding, pad
 from gateway.contract.manifest import Parity
 from gateway.errors import StageFailed
-from gateway.students.student import Session
+from gateway.students.student import Session, Student
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
@@ -26,7 +26,9 @@ Rows = Sequence[Sequence[int]]  # token ids, one sequence a text
 BATCH = 32  # rows of the mixed batches in which a text must get the answer that it gets alone
 # (rows, tokens): one token, one row, an odd shape, a full batch
 SHAPES = ((1, 1), (1, 16), (3, 7), (32, 64))
-_ALIKE = 0.01  # of a calibrated score: what a batch may move, far below any threshold's rounding
+ALIKE = 0.01  # of a calibrated score: what a batch may move, far below any threshold's rounding
+
+_COMMON_IDS = 100  # ids that every vocabulary has
 
 # Texts on which tokenizers are known to differ: nothing, only spaces, controls, joined emoji, right
 # to left, a letter composed and decomposed, an overlong word, markup, names of special tokens.
@@ -46,27 +48,15 @@ ODD_TEXTS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Gates:
-    """What an exported graph must pass. Shares are of all rows."""
-
-    label_flips: float = 0.005
-    confident_flips: float = 0.001  # at or above the threshold nobody looks again
-    fp32_difference: float = (
-        1e-4  # of any logit; the sum order of two fp32 libraries differs so much
-    )
-    batch_score_difference: float = _ALIKE
-
-
-@dataclass(frozen=True, slots=True)
 class BatchEffect:
     """What batch mates change: the share of labels, and the largest move of a score."""
 
     label_flips: float
     score_difference: float
 
-    def invariant(self, gates: Gates) -> bool:
+    def invariant(self, *, score_difference: float = ALIKE) -> bool:
         """Whether a text may be batched: no label moves, and scores only by rounding."""
-        return self.label_flips == 0.0 and self.score_difference <= gates.batch_score_difference
+        return self.label_flips == 0.0 and self.score_difference <= score_difference
 
 
 def flips(calibration: Calibration, ours: Floats, theirs: Floats) -> Bools:
@@ -123,11 +113,16 @@ def effect_of(calibration: Calibration, single: Floats, batched: Floats) -> Batc
 
 
 def fp32_difference(
-    module: torch.nn.Module, session: Session, rows: Rows, *, max_tokens: int = 64
+    module: torch.nn.Module,
+    session: Session,
+    rows: Rows = (range(_COMMON_IDS),),
+    *,
+    max_tokens: int = 64,
 ) -> float:
-    """Largest absolute difference of any logit, torch against ONNX, over SHAPES of real ids.
+    """Largest absolute difference of any logit, torch against ONNX, over SHAPES.
 
-    Each shape is one full row and shorter, padded ones.
+    The ids are those of `rows`, one after the other; each shape is one full row and shorter, padded
+    ones. Where `max_tokens` is below a shape's length, the shape is cut to it.
     """
     stream = np.concatenate([np.asarray(row, np.int64) for row in rows])
     training = module.training
@@ -136,7 +131,7 @@ def fp32_difference(
     for count, tokens in SHAPES:
         width = min(tokens, max_tokens)
         batch = [
-            np.resize(np.roll(stream, -place), max(1, width - place % width)).tolist()
+            np.resize(np.roll(stream, -place), width - place % width).tolist()
             for place in range(count)
         ]
         with torch.inference_mode():
@@ -161,28 +156,28 @@ def tokenizers_equal(
 
 
 def measure(
-    module: torch.nn.Module,
     *,
-    fp32: bytes,
-    shipped: bytes,
+    fp32: Session,
+    served: Student,
     rows: Rows,
-    calibration: Calibration,
     threshold: float | None,
-    tokenizer_equal: bool,
+    fp32_difference: float,
+    tokenizer_equal: bool = True,
 ) -> Parity:
-    """Everything the manifest says about parity; `shipped` may be the fp32 graph itself."""
-    reference = Session(fp32)
-    session = reference if shipped == fp32 else Session(shipped)
-    ours = alone(session, rows)
-    theirs = ours if session is reference else alone(reference, rows)
-    effect = effect_of(calibration, ours, in_batches(session, rows))
-    quantised = session is not reference
+    """What the manifest says about parity: `served` against `fp32`, and against itself in batches.
+
+    The other two are measured where the module is at hand; training that read the bundle's own
+    tokenizer.json has nothing to compare.
+    """
+    calibration = served.calibration
+    ours = alone(served.session, rows)
+    effect = effect_of(calibration, ours, in_batches(served.session, rows))
+    quantised = served.bundle.manifest.graph.precision != "fp32"
+    theirs = alone(fp32, rows) if quantised else ours
     return Parity(
         rows=len(rows),
         tokenizer_equal=tokenizer_equal,
-        fp32_max_difference=fp32_difference(
-            module, reference, rows, max_tokens=max(map(len, rows))
-        ),
+        fp32_max_difference=fp32_difference,
         label_flips=label_flips(calibration, ours, theirs) if quantised else None,
         confident_flips=confident_flips(calibration, ours, theirs, threshold)
         if quantised
@@ -192,20 +187,11 @@ def measure(
     )
 
 
-def require(parity: Parity, gates: Gates) -> None:
-    """Raise StageFailed when the export is not the module that was trained.
-
-    What int8 and batching change is weighed in `exporters.quantize.search`, not here.
-    """
-    if not parity.tokenizer_equal:
-        raise StageFailed(
-            "the tokenizer of the bundle gives other ids than the one of training",
-            mend="train with the tokenizer.json that is exported",
-        )
-    difference = parity.fp32_max_difference
-    if difference is not None and not difference <= gates.fp32_difference:
+def require_fp32(difference: float, allowed: float) -> None:
+    """Raise StageFailed when the exported graph is not the module that was trained."""
+    if not difference <= allowed:  # so that NaN is refused too
         raise StageFailed(
             f"the exported graph is {difference:.2g} off the torch module; "
-            f"{gates.fp32_difference:.2g} is allowed",
+            f"{allowed:.2g} is allowed",
             mend="look for an operation that depends on the shape or on the mode of the module",
         )

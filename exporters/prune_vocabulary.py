@@ -1,8 +1,9 @@
 """A WordPiece tokenizer.json without the pieces that nobody uses.
 
 WordPiece takes the longest known piece at each place, so that a text whose pieces are all kept is
-split as before, and a dropped piece falls apart into shorter ones. Only the tokenizer is changed: the
-caller takes the rows `kept` of the embedding table. Other kinds of tokenizer come back as they were.
+split as before, and a dropped piece falls apart into shorter ones. Only the tokenizer is changed:
+the caller takes the rows `kept` of the embedding table. Tokenizers of other kinds come back as they
+were.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def prune(tokenizer: bytes, texts: Iterable[str], *, minimum_count: int = 2) -> 
     if content["model"].get("type") != "WordPiece":
         size = Tokenizer.from_str(tokenizer.decode()).get_vocab_size()
         return Pruned(tokenizer, tuple(range(size)))
-    pieces = [set_of.tokens for set_of in _plain(tokenizer).encode_batch(asked)]
+    pieces = [encoded.tokens for encoded in _plain(tokenizer).encode_batch(asked)]
     counts = Counter(piece for row in pieces for piece in row)
     frequent = {piece for piece, count in counts.items() if count >= minimum_count}
     keep = frequent | _always(content)

@@ -28,9 +28,9 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from exporters.graph import Linear, Table, linears, replace, tables
+from exporters.graph import SCALE, Linear, Table, linears, replace, tables
 from exporters.parity import (
-    Gates,
+    ALIKE,
     Rows,
     alone,
     confident_flips,
@@ -58,6 +58,16 @@ _KEPT_VALUES = 2_000_000  # activations per product for a percentile: 8 MB, ampl
 _PROBES = 64  # texts on which the loss of a single product is measured
 _TIMED_ROWS = 40  # texts of typical length timed per variant, after a warm-up
 _EQUAL_BATCH = 8  # rows of one length in a timed batch, what a busy gateway often has
+
+
+@dataclass(frozen=True, slots=True)
+class Gates:
+    """What an exported graph must pass. Shares are of all rows."""
+
+    label_flips: float = 0.005
+    confident_flips: float = 0.001  # at or above the threshold nobody looks again
+    fp32_difference: float = 1e-4  # of any logit; the order of fp32 sums alone gives 1e-5
+    batch_score_difference: float = ALIKE
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +149,7 @@ class _Yardstick:
             session=session,
             label_flips=flipped,
             confident_flips=confident,
-            batch_invariant=effect.invariant(self.gates),
+            batch_invariant=effect.invariant(score_difference=self.gates.batch_score_difference),
             passed=flipped <= self.gates.label_flips and confident <= self.gates.confident_flips,
         )
 
@@ -196,17 +206,17 @@ def search(
 def dynamic(fp32: bytes, *, per_channel: bool) -> bytes:
     """Activation scales of the whole batch, at each run."""
     scheme: Scheme = "dynamic" if per_channel else "dynamic per tensor"
-    return _build(fp32, lambda _: scheme, {})
+    return _build(fp32, scheme)
 
 
 def static(fp32: bytes, ranges: Mapping[str, Range], *, blockwise: Sequence[int] = ()) -> bytes:
     """Fixed activation ranges, by the name of a product's input; some products blockwise."""
-    return _build(fp32, lambda place: "blockwise" if place in blockwise else "static", ranges)
+    return _build(fp32, "static", ranges, dict.fromkeys(blockwise, "blockwise"))
 
 
 def blockwise(fp32: bytes) -> bytes:
     """Activation scales per token and block."""
-    return _build(fp32, lambda _: "blockwise", {})
+    return _build(fp32, "blockwise")
 
 
 def sensitivity(fp32: bytes, ranges: Mapping[str, Range], probes: Rows) -> list[int]:
@@ -219,7 +229,7 @@ def sensitivity(fp32: bytes, ranges: Mapping[str, Range], probes: Rows) -> list[
     before = [session.run(batch)[0] for batch in batches]
     losses = []
     for place in range(len(linears(onnx.load_from_string(fp32)))):
-        model = _build(fp32, {place: "static"}.get, ranges)
+        model = _build(fp32, None, ranges, {place: "static"})
         session = Session(model)
         changes = [
             float(np.square(session.run(batch)[0] - old).sum())
@@ -281,9 +291,15 @@ def _ways(fp32: bytes, representative: Rows) -> dict[str, Callable[[], bytes]]:
 
 
 def _build(
-    fp32: bytes, scheme_of: Callable[[int], Scheme | None], ranges: Mapping[str, Range]
+    fp32: bytes,
+    scheme: Scheme | None,
+    ranges: Mapping[str, Range] | None = None,
+    others: Mapping[int, Scheme] | None = None,
 ) -> bytes:
-    """Make every table int8, and every product as `scheme_of` its place says; None leaves it."""
+    """Make every table int8, and every product by `scheme`, or as `others` says for its place.
+
+    A scheme of None leaves a product as it is.
+    """
     proto = onnx.load_from_string(fp32)
     places = {node.output[0]: place for place, node in enumerate(proto.graph.node)}
     changed: dict[int, list[NodeProto]] = {}
@@ -291,13 +307,13 @@ def _build(
     for number, table in enumerate(tables(proto)):
         changed[places[table.output]] = _int8_table(proto, table, f"table_{number}")
     for number, linear in enumerate(linears(proto)):
-        scheme = scheme_of(number)
-        if scheme is None:
+        chosen = (others or {}).get(number, scheme)
+        if chosen is None:
             continue
         for node in linear.nodes:
             changed[places[node.output[0]]] = []
         changed[places[linear.nodes[0].output[0]]] = _product(
-            proto, linear, scheme, f"linear_{number}", ranges, inputs
+            proto, linear, chosen, f"linear_{number}", ranges or {}, inputs
         )
     replace(proto, changed)
     proto.opset_import.append(helper.make_opsetid(_ORT, 1))
@@ -318,7 +334,7 @@ def _product(
         return [_blockwise_product(proto, linear, name, bias)]
     values, scales = _int8(linear.weight, axis=None if scheme == "dynamic per tensor" else 0)
     weight = _constant(proto, f"{name}_weight", values)
-    scale = _constant(proto, f"{name}_scale", scales)
+    scale = _constant(proto, f"{name}{SCALE}", scales)
     if scheme != "static":
         return [
             helper.make_node(
@@ -333,7 +349,7 @@ def _product(
         step, zero = _uint8_steps(*ranges[linear.input])
         inputs[linear.input] = (
             f"{name}_input",
-            _constant(proto, f"{name}_input_scale", step),
+            _constant(proto, f"{name}_input{SCALE}", step),
             _constant(proto, f"{name}_input_zero", zero),
         )
         quantised, step_name, zero_name = inputs[linear.input]
@@ -364,7 +380,7 @@ def _blockwise_product(proto: ModelProto, linear: Linear, name: str, bias: str) 
         [
             linear.input,
             _constant(proto, f"{name}_weight", unsigned),
-            _constant(proto, f"{name}_scale", scales.reshape(outputs, blocks)),
+            _constant(proto, f"{name}{SCALE}", scales.reshape(outputs, blocks)),
             "",
             "",
             bias,
@@ -383,7 +399,7 @@ def _int8_table(proto: ModelProto, table: Table, name: str) -> list[NodeProto]:
     """Gather int8 rows and their scales, and multiply."""
     values, scales = _int8(table.weight, axis=1)
     weight = _constant(proto, f"{name}_weight", values)
-    scale = _constant(proto, f"{name}_scale", scales.reshape(-1, 1))
+    scale = _constant(proto, f"{name}{SCALE}", scales.reshape(-1, 1))
     return [
         helper.make_node("Gather", [weight, table.ids], [f"{name}_int8"]),
         helper.make_node("Cast", [f"{name}_int8"], [f"{name}_float"], to=TensorProto.FLOAT),

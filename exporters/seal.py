@@ -33,12 +33,13 @@ from gateway.students.student import Session
 GOLDEN_TEXTS = 32  # enough to meet every layer often; checked at each opening within 0.1 s
 
 _FP32_TOLERANCE = 1e-3  # of any logit: ten times what another order of sums changes
-# Share of the spread (standard deviation) of the golden logits. Between kinds of CPU int8 rounds some
-# sums another way, far below 1 %; a host without the right instruction saturates, far above 20 %.
+# Share of the spread (standard deviation) of the golden logits. Sums of int8 are exact, but the
+# fp32 around them rounds by CPU and may carry a value over the edge between two steps; such a step
+# moves logits less than this. A host whose int8 instructions saturate is far beyond it.
 _INT8_TOLERANCE = 0.05
 
 
-def seal(  # noqa: PLR0913  a bundle is all of these
+def seal(
     *,
     role: Literal["student", "teacher"],
     task: Task,

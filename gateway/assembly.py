@@ -106,7 +106,7 @@ async def _open_task(
     stack.push_async_callback(asyncio.to_thread, batcher.close)
     teacher = _open_teacher(settings.teacher, student.task)
     stack.push_async_callback(teacher.close)
-    metrics.installed(name, "student", student.bundle.id)
+    metrics.installed(name, "student", student.bundle.name)
     metrics.installed(name, "teacher", teacher.name)
     prices = settings.prices.prices()
     auditor = Auditor(

@@ -28,7 +28,11 @@ class _StrictLoader(yaml.SafeLoader):
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable) and key in seen:
+            if not isinstance(key, Hashable):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key must be plain text; quote {{ }}", key_node.start_mark
+                )
+            if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key!r} is written twice", key_node.start_mark
                 )
@@ -53,7 +57,7 @@ def load(path: Path, error: type[UsageError]) -> dict[str, Any]:
         raise error(f"{path}: {len(raw)} bytes is no settings file", mend="name another file")
     try:
         content = yaml.load(raw, Loader=_StrictLoader)  # noqa: S506  a SafeLoader
-    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as problem:
         raise error(f"{path}: not YAML: {problem}", mend="mend the line that it names") from problem
     if not isinstance(content, dict):
         raise error(

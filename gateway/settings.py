@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import re2
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gateway import document
@@ -83,6 +83,10 @@ class TeacherSettings(_Part):
         return self
 
 
+# What a rule looks at -> the keys that say what it looks for there.
+_CONDITIONS = {"text": (), "field": ("above", "below", "values", "missing"), "head": ("labels",)}
+
+
 class RuleSettings(_Part):
     """A risk rule: a name and one condition, on the text, a field, or the student's labels."""
 
@@ -91,7 +95,9 @@ class RuleSettings(_Part):
     field: str | None = None
     above: float | None = None
     below: float | None = None
-    values: tuple[FieldValue, ...] | None = Field(default=None, description="of the field")
+    values: tuple[FieldValue, ...] | None = Field(
+        default=None, min_length=1, description="of the field"
+    )
     missing: bool = Field(default=False, description="the field is absent or null")
     head: str | None = None
     labels: tuple[str, ...] | None = Field(default=None, description="of the head")
@@ -106,6 +112,9 @@ class RuleSettings(_Part):
         subjects = [self.text is not None, self.field is not None, self.head is not None]
         if sum(subjects) != 1:
             raise ValueError("a rule looks at one of: text, field, head")
+        subject = next(name for name in _CONDITIONS if getattr(self, name) is not None)
+        if idle := self.model_fields_set - {"name", subject, *_CONDITIONS[subject]}:
+            raise ValueError(f"a rule on a {subject} does not read {', '.join(sorted(idle))}")
         if self.text is not None:
             try:
                 return TextRule(self.name, re2.compile(self.text))
@@ -216,22 +225,25 @@ class _Secrets(BaseSettings):
 def load(path: Path) -> Settings:
     """Read the settings file and the environment. Raises SettingsError."""
     content = document.load(path, SettingsError)
-    keys = [*(content.get("keys") or []), *_keys_of_environment()]
-    settings = document.validate(content | {"keys": keys}, Settings, SettingsError, where=str(path))
+    keys = content.get("keys")
+    if keys is None or isinstance(keys, list):
+        content = content | {"keys": [*(keys or ()), *_keys_of_environment()]}
+    settings = document.validate(content, Settings, SettingsError, where=str(path))
     return _anchored(settings, path.parent)
 
 
-def _keys_of_environment() -> list[dict[str, str]]:
+def _keys_of_environment() -> list[KeySettings]:
     pairs = [pair.strip() for pair in _Secrets().api_keys.split(",") if pair.strip()]
     found = []
-    for pair in pairs:
-        name, colon, digest = pair.partition(":")
-        if not colon:
+    for number, pair in enumerate(pairs, 1):
+        name, _, digest = pair.partition(":")
+        try:
+            found.append(KeySettings(name=name, sha256=digest))
+        except ValidationError:  # it holds the entry, which may be a key in the clear
             raise SettingsError(
-                "UNDERSTUDY_API_KEYS: an entry is not name:sha256",
+                f"UNDERSTUDY_API_KEYS: entry {number} is not name:sha256",
                 mend="write the line that `understudy key NAME` prints",
-            )
-        found.append({"name": name, "sha256": digest})
+            ) from None
     return found
 
 

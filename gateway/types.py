@@ -109,10 +109,15 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """Where the time of one answer went, in seconds."""
+    """Where the time of one answer went, in seconds.
+
+    `student` is the time of the batch that the text was in, `busy` the text's share of it: the one
+    explains a latency, the other adds up to what the student costs.
+    """
 
     queue: float = 0.0
     student: float = 0.0
+    busy: float = 0.0
     teacher: float = 0.0
     total: float = 0.0
 

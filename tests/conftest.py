@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import structlog
 from anyio.from_thread import start_blocking_portal
 from starlette.testclient import TestClient
 
@@ -46,3 +48,14 @@ def serve(tmp_path: Path) -> Iterator[Opener]:
 def client(serve: Opener) -> Client:
     """A gateway on a tiny student; its scripted teacher says "other" to everything."""
     return serve()
+
+
+@pytest.fixture(autouse=True)
+def _same_logs_after() -> Iterator[None]:
+    """A command sets up the logs of its process; the next test starts as this one did."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from gateway.errors import RecipeError
 
 _DROPOUT = 0.1  # BERT's own rate, for the residual branches and before the heads
+# What config.json must say, for the layers below give other numbers for anything else.
+_BERT = {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute"}
 _MASKED = -1e4  # added to the score of a padded key; exp(-1e4) is 0 in fp32 and bf16
 
 
@@ -132,24 +134,32 @@ def from_pretrained(folder: Path, *, outputs: int, layers: int | None = None) ->
             f"{folder} is not a readable pretrained model: {error}",
             mend="name a folder with config.json, model.safetensors and tokenizer.json",
         ) from error
-    if config.get("model_type") != "bert":
-        raise RecipeError(
-            f"{folder} holds a {config.get('model_type')!r} model; the encoder reads 'bert'",
-            mend="name a BERT-shaped model, such as MiniLM",
+    for key, wanted in _BERT.items():
+        if (found := config.get(key, wanted if key != "model_type" else None)) != wanted:
+            raise RecipeError(
+                f"{folder / 'config.json'}: {key} is {found!r}; the encoder reads {wanted!r}",
+                mend="name a BERT-shaped model, such as MiniLM",
+            )
+    try:
+        shape = EncoderShape(
+            vocabulary=config["vocab_size"],
+            hidden=config["hidden_size"],
+            layers=config["num_hidden_layers"],
+            attention_heads=config["num_attention_heads"],
+            feed_forward=config["intermediate_size"],
+            positions=config["max_position_embeddings"],
+            outputs=outputs,
+            norm_epsilon=config["layer_norm_eps"],
         )
-    shape = EncoderShape(
-        vocabulary=config["vocab_size"],
-        hidden=config["hidden_size"],
-        layers=config["num_hidden_layers"],
-        attention_heads=config["num_attention_heads"],
-        feed_forward=config["intermediate_size"],
-        positions=config["max_position_embeddings"],
-        outputs=outputs,
-        norm_epsilon=config["layer_norm_eps"],
-    )
-    shape = replace(shape, layers=min(layers or shape.layers, shape.layers))
+        shape = replace(shape, layers=min(layers or shape.layers, shape.layers))
+        state = _from_hugging_face(weights, shape)
+    except KeyError as error:
+        raise RecipeError(
+            f"{folder} has no {error.args[0]}, which a BERT has",
+            mend="copy the folder again from where it was whole",
+        ) from error
     encoder = Encoder(shape)
-    encoder.load_state_dict(_from_hugging_face(weights, shape) | _new_heads(shape), strict=True)
+    encoder.load_state_dict(state | _new_heads(shape), strict=True)
     return encoder
 
 
@@ -170,9 +180,9 @@ def take_layers(source: Encoder, layers: tuple[int, ...]) -> Encoder:
 def keep_words(encoder: Encoder, kept: Sequence[int]) -> None:
     """Keep only these rows of the embedding table, in this order."""
     rows = torch.tensor(kept)
-    encoder.words = nn.Embedding.from_pretrained(
-        encoder.words.weight.detach()[rows].clone(), freeze=False
-    )
+    fewer = nn.Embedding(len(kept), encoder.shape.hidden)
+    fewer.weight.data.copy_(encoder.words.weight.detach()[rows])
+    encoder.words = fewer
     encoder.shape = replace(encoder.shape, vocabulary=len(kept))
 
 

@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -112,6 +113,7 @@ def write(manifest: Manifest, files: Mapping[str, bytes], parent: Path) -> Path:
                 file.flush()
                 os.fsync(file.fileno())
         staging.chmod(0o755)
+        _sync_folder(staging)
         staging.rename(target)
         _sync_folder(parent)
     finally:
@@ -120,7 +122,7 @@ def write(manifest: Manifest, files: Mapping[str, bytes], parent: Path) -> Path:
 
 
 def open_bundle(path: Path) -> Bundle:
-    """Read and verify a bundle: names, sizes, hashes, schema, tokenizer.
+    """Read and verify a bundle: names, sizes, hashes, schema, tokenizer; links to it are followed.
 
     Raises BundleMissing, BundleCorrupt, BundleMismatch or BundleUnsupported.
     """
@@ -147,8 +149,15 @@ def open_bundle(path: Path) -> Bundle:
         )
     if canonical(manifest) != raw:
         raise BundleCorrupt(f"{path}: {MANIFEST} is not in its canonical form", mend=_REBUILD)
+    identity = hashlib.sha256(raw).hexdigest()
+    name = folder_name(manifest.task.name, identity)
+    if path.resolve().name != name:  # nothing else vouches for the manifest itself
+        raise BundleCorrupt(
+            f"{path}: the folder is called {path.resolve().name}, its manifest is that of {name}",
+            mend="a bundle's folder is named by its content: copy it again under its own name",
+        )
     return Bundle(
-        id=hashlib.sha256(raw).hexdigest(),
+        id=identity,
         path=path,
         manifest=manifest,
         model=contents[MODEL],
@@ -159,7 +168,7 @@ def open_bundle(path: Path) -> Bundle:
 def _parse(raw: bytes, path: Path) -> Manifest:
     try:
         content = json.loads(raw)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleCorrupt(f"{path}: {MANIFEST} is not JSON: {error}", mend=_REBUILD) from error
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != SCHEMA_VERSION:
@@ -192,12 +201,15 @@ def _verified(path: Path, entry: FileEntry) -> bytes:
 def _read(path: Path, name: str, *, limit: int) -> bytes:
     """Read a plain file of the bundle; links and devices are refused."""
     try:
-        descriptor = os.open(path / name, os.O_RDONLY | os.O_NOFOLLOW)
+        # Without O_NONBLOCK a named pipe would hold the reader for ever.
+        descriptor = os.open(path / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         raise BundleCorrupt(f"{path / name}: {error.strerror}", mend=_REBUILD) from error
+    about = os.fstat(descriptor)
+    if not stat.S_ISREG(about.st_mode) or about.st_size > limit:
+        os.close(descriptor)
+        raise BundleCorrupt(f"{path / name}: not a plain file of a bundle", mend=_REBUILD)
     with os.fdopen(descriptor, "rb") as file:
-        if not (path / name).is_file() or os.fstat(descriptor).st_size > limit:
-            raise BundleCorrupt(f"{path / name}: not a plain file of a bundle", mend=_REBUILD)
         return file.read()
 
 

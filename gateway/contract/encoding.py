@@ -46,7 +46,8 @@ class Encoding:
     @property
     def vocabulary(self) -> int:
         """Number of token ids, one above the largest."""
-        return self._tokenizer.get_vocab_size(with_added_tokens=True)
+        ids = self._tokenizer.get_vocab(with_added_tokens=True).values()
+        return max(ids, default=-1) + 1  # ids may have holes, so their count is not enough
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         """Encode texts; each is cut to the limits and says whether it was."""

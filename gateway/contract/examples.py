@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from gateway.errors import DataError
 
@@ -43,6 +44,9 @@ class Example:
         return hashlib.sha256(self.text.encode()).hexdigest()[:24]
 
 
+_EXAMPLE = TypeAdapter(Example, config=ConfigDict(extra="forbid"))
+
+
 def write(path: Path, examples: Iterable[Example]) -> int:
     """Write examples as JSON lines; returns how many."""
     count = 0
@@ -69,19 +73,23 @@ def read(path: Path) -> Iterator[Example]:
             try:
                 row = orjson.loads(line)
                 example = _parse(row)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except ValueError as error:
                 raise DataError(
-                    f"{path}, line {number}: not an example: {error}",
+                    f"{path}, line {number}: not an example: {_cause(error)}",
                     mend="write the file with `understudy`, or remove the line",
                 ) from error
             yield example
 
 
-def _parse(row: dict[str, Any]) -> Example:
-    if row.pop("schema_version") != SCHEMA_VERSION:
-        raise ValueError("unsupported schema version")
-    labels = {
-        head: label if isinstance(label, str) else tuple(label)
-        for head, label in row.pop("labels").items()
-    }
-    return Example(labels=labels, **row)
+def _parse(row: Any) -> Example:
+    version = row.pop("schema_version", None) if isinstance(row, dict) else None
+    if version != SCHEMA_VERSION:
+        raise ValueError(f"schema version {version!r}; this version reads {SCHEMA_VERSION}")
+    return _EXAMPLE.validate_python(row)
+
+
+def _cause(error: ValueError) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors(include_url=False)[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

@@ -16,6 +16,7 @@ Bools = NDArray[np.bool_]
 Floats = NDArray[np.floating]
 
 _BISECTIONS = 60  # halvings of [0, 1]: below the spacing of doubles
+_ROUNDING = 1e-9  # rows; 0.29 of 100 rows is 28.999999999999996 in doubles
 
 
 def macro_f1(predicted: ArrayLike, actual: ArrayLike, labels: int) -> float:
@@ -60,15 +61,18 @@ def system_accuracy(
     """Accuracy when the least sure `escalation` share of rows goes to the teacher."""
     order = np.argsort(score, kind="stable")
     escalated = np.zeros(len(order), bool)
-    escalated[order[: math.floor(escalation * len(order))]] = True
+    rows = math.floor(escalation * len(order) + _ROUNDING)
+    escalated[order[:rows]] = True
     return float(np.where(escalated, teacher_right, student_right).mean())
 
 
 def binomial_cdf(successes: int, trials: int, probability: float) -> float:
     """P(X <= successes) for X ~ Binomial(trials, probability), exact up to rounding."""
+    if successes < 0:
+        return 0.0
     if successes >= trials or probability <= 0.0:
         return 1.0
-    if probability >= 1.0 or successes < 0:
+    if probability >= 1.0:
         return 0.0
     counts = np.arange(successes + 1)
     log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, trials + 1)))])

@@ -137,7 +137,8 @@ class Cascade:
             cost=self._cost(timed, taught),
             stages=Stages(
                 queue=timed.queue if timed else 0.0,
-                student=timed.work if timed else 0.0,
+                student=timed.batch if timed else 0.0,
+                busy=timed.share if timed else 0.0,
                 teacher=taught.seconds if taught else 0.0,
                 total=time.perf_counter() - started,
             ),
@@ -160,7 +161,7 @@ class Cascade:
     def _cost(self, timed: Timed | None, taught: _Taught | None) -> Cost:
         call = self._prices.teacher_call()
         return Cost(
-            student=self._prices.student_time(timed.work) if timed else 0,
+            student=self._prices.student_time(timed.share) if timed else 0,
             teacher=call if taught else 0,
             avoided=0 if taught else call,
         )

@@ -6,6 +6,7 @@ said. Its name is what a client, a record and a metric see.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
@@ -55,7 +56,7 @@ class RangeRule:
         value = instance.fields.get(self.field)
         if value is None:
             return False
-        if isinstance(value, bool | str):
+        if isinstance(value, bool | str) or math.isnan(value):
             return True
         return (self.above is not None and value > self.above) or (
             self.below is not None and value < self.below

@@ -99,7 +99,13 @@ class Record:
             student_labels=_from_json(row["student_labels"]),
             teacher_labels=_from_json(row["teacher_labels"]),
             cost=Cost(row["cost_student"], row["cost_teacher"], row["cost_avoided"]),
-            stages=Stages(row["queue_s"], row["student_s"], row["teacher_s"], row["total_s"]),
+            stages=Stages(
+                queue=row["queue_s"],
+                student=row["student_s"],
+                busy=row["busy_s"],
+                teacher=row["teacher_s"],
+                total=row["total_s"],
+            ),
         )
 
     def to_row(self) -> dict[str, Any]:
@@ -117,6 +123,7 @@ class Record:
             "cost_avoided": self.cost.avoided,
             "queue_s": self.stages.queue,
             "student_s": self.stages.student,
+            "busy_s": self.stages.busy,
             "teacher_s": self.stages.teacher,
             "total_s": self.stages.total,
         }

@@ -49,6 +49,7 @@ records = Table(
     Column("cost_avoided", BigInteger),
     Column("queue_s", Double, nullable=False),
     Column("student_s", Double, nullable=False),
+    Column("busy_s", Double, nullable=False),
     Column("teacher_s", Double, nullable=False),
     Column("total_s", Double, nullable=False),
     Column("audit_propensity", Double, nullable=False),

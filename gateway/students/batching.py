@@ -21,11 +21,12 @@ from gateway.types import Prediction
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """A prediction, and how long it waited and was worked on, in seconds."""
+    """A prediction, and its times in seconds: waiting, its whole batch, its share of the batch."""
 
     prediction: Prediction
     queue: float
-    work: float
+    batch: float
+    share: float
 
 
 @dataclass(slots=True)
@@ -87,23 +88,25 @@ class Batcher:
         Raises Overloaded when they do not fit in the queue, Draining after `close`. The future
         raises StudentFailed when the model fails on any of them.
         """
-        if self._closed:
-            raise Draining("the gateway is shutting down", mend="send the request again")
-        if len(self._waiting) + len(texts) > self._capacity:
-            raise Overloaded(
-                f"{len(self._waiting)} texts wait already", mend="send the request again later"
-            )
         job = _Job(self._loop.create_future(), time.perf_counter(), [None] * len(texts), len(texts))
-        self._waiting.extend((text, job, place) for place, text in enumerate(texts))
-        if self._idle:
-            with self._wake:
+        with self._wake:  # `close` runs on another thread: what is queued here is still answered
+            if self._closed:
+                raise Draining("the gateway is shutting down", mend="send the request again")
+            if len(self._waiting) + len(texts) > self._capacity:
+                raise Overloaded(
+                    f"{len(self._waiting)} texts wait already", mend="send the request again later"
+                )
+            self._waiting.extend((text, job, place) for place, text in enumerate(texts))
+            if self._idle:
                 self._wake.notify(min(self._idle, len(texts)))
+        if not texts:
+            job.future.set_result([])
         return job.future
 
     def close(self) -> None:
         """Let the workers finish what waits, then end them. Blocks until they have ended."""
-        self._closed = True
         with self._wake:
+            self._closed = True
             self._wake.notify_all()
         for thread in self._threads:
             thread.join()
@@ -137,8 +140,8 @@ class Batcher:
             if batch:
                 return batch
             with self._wake:
-                # Idle is counted before the queue is looked at again: `submit` does the same the
-                # other way round, without the lock, so one of the two always sees the other.
+                # The queue is looked at again under the lock that `submit` fills it under, so that
+                # no wake-up is lost.
                 self._idle += 1
                 if not self._waiting:
                     if self._closed:
@@ -154,19 +157,23 @@ class Batcher:
         ended: float,
     ) -> None:
         """On the event loop: hand each result to its job, and each full job to its caller."""
-        if self._observe is not None:
-            self._observe(len(batch), ended - started)
         for number, (_, job, place) in enumerate(batch):
             if job.future.done():
                 continue
             if isinstance(outcome, Exception):
                 job.future.set_exception(_as_student_failed(outcome))
                 continue
-            work = (ended - started) / len(batch)
-            job.results[place] = Timed(outcome[number], max(0.0, started - job.since), work)
+            job.results[place] = Timed(
+                prediction=outcome[number],
+                queue=max(0.0, started - job.since),
+                batch=ended - started,
+                share=(ended - started) / len(batch),
+            )
             job.left -= 1
             if not job.left:
                 job.future.set_result([each for each in job.results if each is not None])
+        if self._observe is not None:  # last: whatever it does, the callers have their answers
+            self._observe(len(batch), ended - started)
 
 
 def _as_student_failed(error: Exception) -> StudentFailed:

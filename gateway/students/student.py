@@ -93,6 +93,8 @@ class Student:
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]:
         """Answer texts, in their order. Raises StudentFailed when a number is not finite."""
+        if not texts:
+            return []
         encoded = self.encode(texts)
         logits = self.logits([each.ids for each in encoded])
         return self.interpret(logits, [each.truncated for each in encoded])
@@ -109,10 +111,10 @@ class Student:
                     _head(head, reading, row) for head, reading in zip(heads, readings, strict=True)
                 ),
                 score=float(scores[row]),
-                truncated=truncated[row],
+                truncated=cut,
                 bundle=self.bundle.id,
             )
-            for row in range(len(logits))
+            for row, cut in zip(range(len(logits)), truncated, strict=True)
         ]
 
     def _check_golden(self) -> None:

@@ -33,6 +33,11 @@ class ScriptedTeacher:
         self.calls = 0
         self._delay = delay_s
         self._fail_every = fail_every
+        if unknown := sorted(labels.keys() - {head.name for head in task.heads}):
+            raise SettingsError(
+                f"the scripted teacher is told what to say for {unknown[0]!r}, which is no head",
+                mend=f"name heads of {', '.join(head.name for head in task.heads)}",
+            )
         self._prediction = Prediction(
             heads=tuple(_said(head, labels) for head in task.heads),
             score=1.0,
@@ -62,4 +67,5 @@ def _said(head: Head, labels: Mapping[str, str | tuple[str, ...]]) -> HeadPredic
             mend=f"name labels of {', '.join(head.labels)}",
         )
     marks = np.array([label in chosen for label in head.labels], np.float32)
-    return HeadPrediction(head=head.name, labels=chosen, confidence=1.0, probabilities=marks)
+    ordered = tuple(label for label in head.labels if label in chosen)
+    return HeadPrediction(head=head.name, labels=ordered, confidence=1.0, probabilities=marks)

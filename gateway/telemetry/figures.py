@@ -114,7 +114,7 @@ class _TaskFigures:
     def answered(self, answer: Answer) -> None:
         self._latency[answer.route].add(answer.stages.total)
         self._routes[answer.route] += 1
-        self._busy += answer.stages.student
+        self._busy += answer.stages.busy
         self._teacher.add(answer.cost.teacher)
         self._avoided.add(answer.cost.avoided)
         if answer.decision.escalate:

@@ -30,7 +30,6 @@ CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 OTHER = "other"  # a task, a reason or a cause that is not configured
 
 _USD = 1e-6  # of a micro-USD
-_SHORT = 12  # digits of a bundle id, as in a bundle's folder name
 _SHED = frozenset({429, 503})  # HTTP: the request was fine, the gateway had no room for it
 _ANSWERED = "200"
 # Seconds, from a quarter of a millisecond (a warm student) to 30 s (a slow teacher), each about
@@ -102,8 +101,8 @@ class Metrics:
         place = (task, role)
         if place in self._bundles:
             self._families.bundles.remove(task, role, self._bundles[place])
-        self._bundles[place] = bundle[:_SHORT]
-        self._families.bundles.labels(task, role, bundle[:_SHORT]).set(1)
+        self._bundles[place] = bundle
+        self._families.bundles.labels(task, role, bundle).set(1)
 
     def follow_records(self, counts: Callable[[], tuple[int, int]]) -> None:
         """Show records_total from `counts`, which gives (stored, dropped) when asked."""

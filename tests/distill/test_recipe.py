@@ -165,7 +165,7 @@ def test_the_order_of_heads_is_content() -> None:
         (SMALLEST + "student: {layers: [1, 0]}\n", "student: layers must ascend"),
         (SMALLEST + "student: {layers: [0, 0]}\n", "student: layers must ascend"),
         (SMALLEST + "student: {max_tokens: 4}\n", "student.max_tokens: Input should be greater"),
-        (SMALLEST + "student: {layers: [0, 6]}\n", "student.layers names layer 6"),
+        (SMALLEST + "student: {layers: [0, 6]}\n", "the document: student.layers names layer 6"),
         (
             SMALLEST + "  split: {calibration: 0.5, certification: 0.3, test: 0.2}\n",
             "data: split holds out 1.00 of the rows",

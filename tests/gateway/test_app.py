@@ -20,7 +20,7 @@ def test_every_reply_carries_the_clients_request_id(client: Client, path: str) -
 @pytest.mark.parametrize("bad", ["", "a b", "a" * 129, 'x"y', "é".encode().decode("latin-1")])
 def test_an_id_that_is_not_plain_is_replaced(client: Client, bad: str) -> None:
     reply = client.post(
-        "/v1/predict", json={"input": "a"}, headers={"x-request-id": bad.encode("latin-1")}
+        "/v1/predict", json={"input": "a"}, headers={b"x-request-id": bad.encode("latin-1")}
     )
     assert len(reply.headers["x-request-id"]) == 32
     assert reply.headers["x-request-id"].isalnum()

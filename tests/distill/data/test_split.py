@@ -187,8 +187,13 @@ def test_rows_without_a_choice_are_one_stratum() -> None:
 
 
 def made(**parts: list[Example]) -> Splits:
-    names = ("train", "calibration", "certification", "test", "unlabelled")
-    return Splits(*(tuple(parts.get(name, [])) for name in names))
+    return Splits(
+        train=tuple(parts.get("train", [])),
+        calibration=tuple(parts.get("calibration", [])),
+        certification=tuple(parts.get("certification", [])),
+        test=tuple(parts.get("test", [])),
+        unlabelled=tuple(parts.get("unlabelled", [])),
+    )
 
 
 @pytest.mark.parametrize(

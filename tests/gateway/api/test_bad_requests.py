@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from starlette.types import Message
+from structlog.testing import capture_logs
 
 from gateway.api.limits import read_body
 from gateway.api.problems import TooSlow, UnsupportedMedia, problem_of
@@ -193,14 +195,15 @@ def test_a_student_that_has_closed_is_draining(client: Client) -> None:
     assert reply.headers["retry-after"] == "1"
 
 
-def test_a_mistake_of_ours_tells_the_client_nothing_and_the_log_everything(
-    client: Client, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_mistake_of_ours_tells_the_client_nothing_and_the_log_everything(client: Client) -> None:
     client.gateway.tasks["tickets"].policy = None  # type: ignore[assignment]
-    with caplog.at_level("ERROR"):
-        status, found = problem(client, {"input": CONFIDENT})
+    with capture_logs() as lines:
+        status, found = problem(client, {"input": CONFIDENT}, x_request_id="r-1")
     assert (status, found["code"]) == (500, "internal")
     assert "NoneType" not in json.dumps(found)
+    (line,) = lines
+    assert (line["request_id"], line["path"]) == ("r-1", "/v1/predict")
+    assert "NoneType" in str(line["exc_info"])
 
 
 def test_a_mistake_on_another_page_is_a_bare_problem_too(client: Client) -> None:
@@ -248,7 +251,7 @@ def test_a_body_that_does_not_come_is_given_up() -> None:
 
 
 def test_a_client_that_leaves_half_way_is_malformed() -> None:
-    messages = iter(
+    messages: Iterator[Message] = iter(
         [
             {"type": "http.request", "body": b"{", "more_body": True},
             {"type": "http.disconnect"},

@@ -149,8 +149,8 @@ def test_a_new_bundle_takes_the_place_of_the_one_before_it() -> None:
     metrics.installed("tickets", "serving", "a" * 64)
     metrics.installed("tickets", "serving", "c" * 64)
     labels = {"task": "tickets", "role": "serving"}
-    assert value(metrics, "bundle_info", **labels, bundle="c" * 12) == 1
-    assert value(metrics, "bundle_info", **labels, bundle="a" * 12) is None
+    assert value(metrics, "bundle_info", **labels, bundle="c" * 64) == 1
+    assert value(metrics, "bundle_info", **labels, bundle="a" * 64) is None
 
 
 def test_records_are_read_from_the_writer_when_asked() -> None:

@@ -36,6 +36,7 @@ def upgrade() -> None:
         sa.Column("cost_avoided", sa.BigInteger),
         sa.Column("queue_s", sa.Double, nullable=False),
         sa.Column("student_s", sa.Double, nullable=False),
+        sa.Column("busy_s", sa.Double, nullable=False),
         sa.Column("teacher_s", sa.Double, nullable=False),
         sa.Column("total_s", sa.Double, nullable=False),
         sa.Column("audit_propensity", sa.Double, nullable=False),

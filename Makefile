@@ -1,0 +1,60 @@
+# Every target sets itself up in .venv first. Set-up talks on standard error, so that
+# `make demo ARGS="--once --json"` writes one JSON object to standard output and nothing else.
+
+PYTHON ?= python3
+ARGS ?=
+HOST ?= http://127.0.0.1:8080
+FOR ?= 10m
+USERS ?= 20
+
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test lint bench soak clean
+.DELETE_ON_ERROR:
+
+help: ## show this list
+	@awk -F ':[^#]*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+demo: $(READY) ## the whole loop on synthetic tickets; ARGS="--once --json"
+	@$(BIN)/understudy demo $(ARGS)
+
+serve: $(READY) ## serve understudy.yaml; ARGS="--config FILE --port N"
+	@$(BIN)/understudy serve $(ARGS)
+
+test: lint ## lint, then every test with coverage
+	@$(BIN)/pytest -n 2 --cov=gateway --cov=exporters --cov=distill \
+		--cov-report=term:skip-covered --cov-fail-under=90 $(ARGS)
+
+lint: $(READY) ## style, types and import rules
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: $(READY) ## the certificate's simulation, then the demo's figures as JSON; see docs/benchmarks.md
+	@$(BIN)/pytest -q -m simulation >&2
+	@$(BIN)/understudy demo --once --json $(ARGS)
+
+soak: $(READY) ## load a gateway that runs already; HOST=URL FOR=10m USERS=20 ARGS="--texts FILE"
+	@$(BIN)/locust -f loadtests/locustfile.py --headless --host $(HOST) \
+		-u $(USERS) -r $(USERS) -t $(FOR) $(ARGS)
+
+clean: ## remove what the other targets made: .venv, caches, build output, the demo's folder
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis \
+		build dist understudy-demo .coverage .coverage.*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch goes first and alone: constraints.txt names the exact build, and a later requirement for
+# any torch then finds it there instead of fetching a larger one.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Understudy needs Python 3.11 or later: make PYTHON=python3.11 ..." >&2; exit 1; }
+	@echo "installing into .venv: 1 to 2 minutes, once" >&2
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv >&2
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt \
+		"$$(grep -m1 '^torch==' constraints.txt)" >&2
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt \
+		-e '.[dev]' >&2
+	@touch $@

@@ -1,0 +1,193 @@
+"""The demo: the whole loop on synthetic tickets, from nothing to live traffic and its bill.
+
+It does what a user would do: the same pipeline, the same `understudy serve` in a process of its
+own, and requests over HTTP. A second start finds its bundles and goes straight to serving.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import orjson
+from rich.console import Console
+from rich.live import Live
+
+from distill import pipeline, recipe
+from distill.demo import crowd, live, project, summary
+from distill.demo.traffic import traffic
+from distill.progress import Narrator
+from distill.workspace import Workspace
+from gateway import settings
+from gateway.errors import StageFailed
+
+_START_S = 30.0  # for the gateway to be ready; it takes about one
+_STOP_S = 20.0  # for it to drain
+_LOOK_S = 0.5  # between two looks at /v1/stats on a terminal
+_LINE_S = 5.0  # between two lines where there is none
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be shown. `rate` is in requests a second; `seconds` None: until Ctrl-C."""
+
+    folder: Path
+    tickets: int
+    seed: int
+    rate: float
+    seconds: float | None
+
+
+def run(plan: Plan, *, fresh: bool, as_json: bool) -> None:
+    """Teach, distil, serve, send traffic, sum up."""
+    began = time.monotonic()
+    narrator = Narrator()
+    if fresh:
+        _forget(plan.folder)
+    narrator.note(
+        "[bold]Understudy[/bold]: a small student learns from a teacher, then answers first\n"
+    )
+    project.write(plan.folder, count=plan.tickets, seed=plan.seed)
+    orders = recipe.load(plan.folder / recipe.FILE_NAME)
+    workspace = Workspace(plan.folder)
+    narrator.note("The teacher: six layers of MiniLM, fine-tuned on gold labels")
+    teacher = pipeline.teach(orders, workspace, narrator)
+    narrator.note("The student: two of its layers, distilled from its answers")
+    student = pipeline.distill(orders, workspace, narrator)
+    stages = {f"teacher_{name}": seconds for name, seconds in teacher.seconds.items()} | {
+        f"student_{name}": seconds for name, seconds in student.seconds.items() if name != "collect"
+    }
+    narrator.note(f"report: {student.report}")
+    seen = crowd.Seen()
+    starting = time.monotonic()
+    with _gateway(plan.folder) as url:
+        stages["gateway_start"] = time.monotonic() - starting
+        narrator.note(f"serving on {url}\n")
+        stats = asyncio.run(_watch(plan, url, seen, narrator.console))
+    first = seen.first_answer_at
+    found = summary.figures(
+        teacher=teacher,
+        student=student,
+        stats=stats,
+        seen=seen,
+        stages=stages,
+        first_answer_s=None if first is None else first - began,
+    )
+    if as_json:
+        sys.stdout.write(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode() + "\n")
+        return
+    Console().print(summary.table(found))
+    Console().print(
+        f"Next: read {student.report}, or serve it yourself:\n"
+        f"  understudy serve --config {plan.folder / settings.FILE}",
+        highlight=False,
+    )
+
+
+async def _watch(plan: Plan, url: str, seen: crowd.Seen, console: Console) -> dict[str, Any]:
+    """Send traffic and show it until the time is up or Ctrl-C; returns the last stats."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGINT, stop.set)
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    if plan.seconds is not None:
+        loop.call_later(plan.seconds, stop.set)
+    sending = asyncio.create_task(
+        crowd.send(url, traffic(seed=plan.seed), rate=plan.rate, seen=seen, stop=stop)
+    )
+    async with httpx2.AsyncClient(base_url=url) as client:
+        if console.is_terminal:
+            await _show(plan, client, seen, stop, console)
+        else:
+            await _tell(client, seen, stop, console)
+        await sending
+        return await _stats(client)
+
+
+async def _show(
+    plan: Plan, client: httpx2.AsyncClient, seen: crowd.Seen, stop: asyncio.Event, console: Console
+) -> None:
+    title = f"tickets, live at {plan.rate:g} requests a second"
+    hint = "Ctrl-C ends" if plan.seconds is None else f"ends by itself after {plan.seconds:g} s"
+    with Live(console=console, auto_refresh=False) as view:
+        while not await _set_within(stop, _LOOK_S):
+            stats = await _stats(client)
+            view.update(live.screen(stats, seen, title=title, hint=hint), refresh=True)
+
+
+async def _tell(
+    client: httpx2.AsyncClient, seen: crowd.Seen, stop: asyncio.Event, console: Console
+) -> None:
+    while not await _set_within(stop, _LINE_S):
+        console.print(live.line(await _stats(client), seen))
+
+
+async def _set_within(event: asyncio.Event, seconds: float) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            return await event.wait()
+    except TimeoutError:
+        return False
+
+
+async def _stats(client: httpx2.AsyncClient) -> dict[str, Any]:
+    found: dict[str, Any] = (await client.get("/v1/stats")).raise_for_status().json()
+    return found
+
+
+@contextmanager
+def _gateway(folder: Path) -> Iterator[str]:
+    """`understudy serve` in a process of its own, on a free port; yields its address."""
+    command = [sys.executable, "-m", "gateway", "serve"]
+    command += ["--config", str(folder / settings.FILE), "--port", "0"]
+    with (folder / "gateway.log").open("w") as log:
+        process = subprocess.Popen(  # noqa: S603  our own command
+            command,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            start_new_session=True,  # so that Ctrl-C reaches the demo alone, which then ends it
+        )
+        try:
+            yield _address(process, folder)
+        finally:
+            process.terminate()
+            try:
+                process.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _address(process: subprocess.Popen[str], folder: Path) -> str:
+    """Where the gateway listens, from the line that it prints when it is ready."""
+    deadline = time.monotonic() + _START_S
+    assert process.stdout is not None  # noqa: S101  it was asked for
+    while time.monotonic() < deadline:
+        said = process.stdout.readline()
+        if found := re.search(r"ready on (http://\S+)", said):
+            return found[1]
+        if not said:
+            break
+    raise StageFailed(
+        "the gateway did not start", mend=f"read {folder / 'gateway.log'} for the reason"
+    )
+
+
+def _forget(folder: Path) -> None:
+    """Remove what an earlier demo has trained and recorded."""
+    for name in ("runs", "bundles"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for path in folder.glob("understudy.db*"):
+        path.unlink()

@@ -1,0 +1,205 @@
+"""Int8 graphs: how they compute, and which one the search keeps."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from distill.networks.encoder import Encoder, take_layers
+from exporters import graph, parity, quantize
+from gateway.contract.calibration import Calibration
+from gateway.errors import UsageError
+from gateway.students.student import Session
+
+ANY = quantize.Gates(label_flips=1.0, confident_flips=1.0)
+RECIPES = {
+    "fp32",
+    "dynamic int8, per tensor",
+    "dynamic int8, per channel",
+    "static int8, full ranges",
+    "static int8, 99.99 % ranges",
+    "mixed int8, 1 product blockwise",
+    "mixed int8, 2 products blockwise",
+    "blockwise int8",
+}
+
+
+def _operators(model: bytes) -> list[str]:
+    return [node.op_type for node in onnx.load_from_string(model).graph.node]
+
+
+def _search(
+    fp32: bytes, rows: list[list[int]], calibration: Calibration, gates: quantize.Gates
+) -> tuple[quantize.Choice, list[str]]:
+    said: list[str] = []
+    choice = quantize.search(
+        fp32,
+        representative=rows,
+        rows=rows,
+        calibration=calibration,
+        threshold=0.5,
+        gates=gates,
+        progress=said.append,
+    )
+    return choice, said
+
+
+def test_weights_and_tables_become_int8_within_half_a_step(fp32: bytes) -> None:
+    model = onnx.load_from_string(quantize.dynamic(fp32, per_channel=True))
+    weights = {
+        each.name: onnx.numpy_helper.to_array(each) for each in model.graph.initializer
+    }
+    before = graph.linears(onnx.load_from_string(fp32))[0].weight
+    values, scales = weights["linear_0_weight"], weights["linear_0_scale"]
+    assert values.dtype == np.int8
+    assert scales.shape == (48,)  # one for each output
+    assert (np.abs(values * scales - before) <= scales / 2 + 1e-7).all()
+    table = graph.tables(onnx.load_from_string(fp32))[0].weight
+    values, scales = weights["table_0_weight"], weights["table_0_scale"]
+    assert scales.shape == (len(table), 1)
+    assert (np.abs(values * scales - table) <= scales / 2 + 1e-7).all()
+    assert len(model.SerializeToString()) < len(fp32)
+
+
+def test_each_scheme_uses_its_own_operator_for_every_product(
+    fp32: bytes, rows: list[list[int]]
+) -> None:
+    ranges = quantize.observe(fp32, rows).extremes
+    assert _operators(quantize.dynamic(fp32, per_channel=False)).count("DynamicQuantizeMatMul") == 9
+    assert _operators(quantize.static(fp32, ranges)).count("MatMulIntegerToFloat") == 9
+    assert _operators(quantize.blockwise(fp32)).count("MatMulNBits") == 9
+    mixed = _operators(quantize.static(fp32, ranges, blockwise=[3]))
+    assert mixed.count("MatMulIntegerToFloat") == 8
+    assert mixed.count("MatMulNBits") == 1
+
+
+def test_int8_graphs_stay_near_fp32_and_keep_their_sizes(
+    fp32: bytes, rows: list[list[int]]
+) -> None:
+    before = parity.alone(Session(fp32), rows)
+    ranges = quantize.observe(fp32, rows).extremes
+    for model in (
+        quantize.dynamic(fp32, per_channel=True),
+        quantize.static(fp32, ranges),
+        quantize.blockwise(fp32),
+    ):
+        after = parity.alone(Session(model), rows)
+        assert 0.0 < np.abs(after - before).max() < 0.05 * np.ptp(before)
+        counts = graph.inspect(model)
+        assert counts.vocabulary == graph.inspect(fp32).vocabulary
+        assert counts.hidden == 16
+
+
+def test_static_graphs_are_batch_invariant_and_dynamic_ones_are_not(
+    fp32: bytes, rows: list[list[int]]
+) -> None:
+    static = Session(quantize.static(fp32, quantize.observe(fp32, rows).extremes))
+    gap = np.abs(parity.alone(static, rows) - parity.in_batches(static, rows)).max()
+    assert gap < 1e-5
+    dynamic = Session(quantize.dynamic(fp32, per_channel=True))
+    assert np.abs(parity.alone(dynamic, rows) - parity.in_batches(dynamic, rows)).max() > 1e-4
+
+
+def test_ranges_hold_zero_and_all_that_was_seen(fp32: bytes, rows: list[list[int]]) -> None:
+    seen = quantize.observe(fp32, rows)
+    assert len(seen.extremes) == 9
+    for name, (low, high) in seen.extremes.items():
+        assert low <= 0.0 <= high
+        tight = seen.percentile(90.0)[name]
+        assert low <= tight[0] <= 0.0 <= tight[1] <= high
+        assert tight != (low, high)
+
+
+def test_the_product_with_the_worst_range_is_the_most_sensitive(
+    fp32: bytes, rows: list[list[int]]
+) -> None:
+    ranges = dict(quantize.observe(fp32, rows).extremes)
+    spoiled = graph.linears(onnx.load_from_string(fp32))[5].input
+    ranges[spoiled] = (-1000.0, 1000.0)  # steps of 8 leave nothing of values around 1
+    assert quantize.sensitivity(fp32, ranges, rows)[0] == 5
+
+
+def test_the_search_records_every_way_and_keeps_the_cheapest_that_passes(
+    fp32: bytes, rows: list[list[int]], calibration: Calibration
+) -> None:
+    choice, said = _search(fp32, rows, calibration, ANY)
+    assert {trial.recipe for trial in choice.trials} == RECIPES
+    (kept,) = [trial for trial in choice.trials if trial.kept]
+    assert kept.recipe == choice.recipe
+    costs = [trial.microseconds_batched for trial in choice.trials if trial.passed]
+    assert kept.microseconds_batched == min(cost for cost in costs if cost is not None)
+    assert kept.batch_invariant == choice.batch_invariant
+    assert choice.precision == ("fp32" if choice.recipe == "fp32" else "int8")
+    assert said[-1].startswith(f"kept: {choice.recipe}")
+    Session(choice.model)
+
+
+def test_a_graph_that_batch_mates_change_costs_what_it_costs_alone(
+    fp32: bytes, rows: list[list[int]], calibration: Calibration
+) -> None:
+    strict = quantize.Gates(label_flips=1.0, confident_flips=1.0, batch_score_difference=1e-6)
+    choice, _ = _search(fp32, rows, calibration, strict)
+    dynamic = next(each for each in choice.trials if each.recipe == "dynamic int8, per channel")
+    assert not dynamic.batch_invariant
+    assert dynamic.passed
+    assert dynamic.microseconds_batched == dynamic.microseconds
+
+
+def test_fp32_is_kept_when_nothing_else_says_the_same(
+    network: Encoder, rows: list[list[int]], calibration: Calibration
+) -> None:
+    torch.manual_seed(1)
+    close = take_layers(network, (0, 1)).eval()
+    with torch.no_grad():  # labels that differ by less than one step of int8
+        close.heads.weight[1:] = close.heads.weight[0] + 1e-4 * torch.randn(2, 16)
+        close.heads.bias.zero_()
+    choice, _ = _search(graph.export(close), rows, calibration, quantize.Gates())
+    assert choice.recipe == "fp32"
+    assert choice.precision == "fp32"
+    kept = choice.trials[0]
+    assert kept.kept
+    assert kept.note == "nothing cheaper passed the gates"
+    assert all(not trial.passed for trial in choice.trials[1:])
+    assert choice.trials[1].note == "changes too many answers"
+
+
+def test_a_way_that_cannot_be_built_is_a_trial_with_its_reason(
+    fp32: bytes, rows: list[list[int]], calibration: Calibration
+) -> None:
+    said: list[str] = []
+    choice = quantize.search(
+        fp32,
+        representative=[[10**6]],  # no such token: nothing that looks at activations can be built
+        rows=rows,
+        calibration=calibration,
+        threshold=None,
+        gates=ANY,
+        progress=said.append,
+    )
+    failed = [trial for trial in choice.trials if trial.note.startswith("not possible")]
+    assert len(failed) == 4
+    assert not any(trial.passed or trial.kept for trial in failed)
+    assert any("not possible" in line for line in said)
+    assert {trial.recipe for trial in choice.trials} == RECIPES
+
+
+def test_numbers_that_are_not_finite_are_refused(
+    fp32: bytes, rows: list[list[int]], calibration: Calibration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = onnx.load_from_string(quantize.blockwise(fp32))
+    for each in broken.graph.initializer:
+        if each.name == "linear_8_bias":
+            each.CopyFrom(
+                onnx.numpy_helper.from_array(np.full(3, np.nan, np.float32), each.name)
+            )
+    monkeypatch.setattr(quantize, "blockwise", lambda _: broken.SerializeToString())
+    choice, _ = _search(fp32, rows, calibration, ANY)
+    (failed,) = [trial for trial in choice.trials if trial.recipe == "blockwise int8"]
+    assert "not finite" in failed.note
+
+
+def test_a_search_without_texts_is_refused(fp32: bytes, calibration: Calibration) -> None:
+    with pytest.raises(UsageError, match="no texts"):
+        _search(fp32, [], calibration, ANY)
