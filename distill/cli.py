@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gateway.contract.manifest import OperatingPoint
+if TYPE_CHECKING:
+    from gateway.contract.manifest import OperatingPoint
 
 RecipeOption = Annotated[Path, typer.Option("--recipe", help="The recipe to follow.")]
 

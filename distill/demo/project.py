@@ -12,7 +12,7 @@ UNLABELLED_SHARE = (
     0.35  # of the tickets: traffic that nobody has labelled, for the teacher to label
 )
 
-_RECIPE = """\
+RECIPE = """\
 version: 1
 task: tickets
 data:
@@ -64,12 +64,12 @@ logging: {level: warning}
 """
 
 
-def write(folder: Path, *, count: int, seed: int) -> None:
-    """Write the demo's files; files with the same content are left alone."""
+def write(folder: Path, *, count: int, seed: int, recipe: str = RECIPE) -> None:
+    """Write the demo's files, over those of an earlier start; `recipe` has a place for `seed`."""
     world = tickets.generate(count, seed=seed)
     labelled = round(count * (1 - UNLABELLED_SHARE))
     folder.mkdir(parents=True, exist_ok=True)
     tickets.write_csv(world[:labelled], folder / "tickets.csv")
     tickets.write_csv(world[labelled:], folder / "traffic.csv")
-    (folder / FILE_NAME).write_text(_RECIPE % {"seed": seed}, encoding="utf-8")
+    (folder / FILE_NAME).write_text(recipe % {"seed": seed}, encoding="utf-8")
     (folder / FILE).write_text(_SETTINGS, encoding="utf-8")

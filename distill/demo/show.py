@@ -47,6 +47,7 @@ class Plan:
     seed: int
     rate: float
     seconds: float | None
+    recipe: str = project.RECIPE
 
 
 def run(plan: Plan, *, fresh: bool, as_json: bool) -> None:
@@ -58,7 +59,7 @@ def run(plan: Plan, *, fresh: bool, as_json: bool) -> None:
     narrator.note(
         "[bold]Understudy[/bold]: a small student learns from a teacher, then answers first\n"
     )
-    project.write(plan.folder, count=plan.tickets, seed=plan.seed)
+    project.write(plan.folder, count=plan.tickets, seed=plan.seed, recipe=plan.recipe)
     orders = recipe.load(plan.folder / recipe.FILE_NAME)
     workspace = Workspace(plan.folder)
     narrator.note("The teacher: six layers of MiniLM, fine-tuned on gold labels")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from gateway.errors import DataError
 
@@ -44,7 +44,7 @@ class Example:
         return hashlib.sha256(self.text.encode()).hexdigest()[:24]
 
 
-_EXAMPLE = TypeAdapter(Example, config=ConfigDict(extra="forbid"))
+_EXAMPLE = TypeAdapter(Example)
 
 
 def write(path: Path, examples: Iterable[Example]) -> int:
@@ -85,7 +85,7 @@ def _parse(row: Any) -> Example:
     version = row.pop("schema_version", None) if isinstance(row, dict) else None
     if version != SCHEMA_VERSION:
         raise ValueError(f"schema version {version!r}; this version reads {SCHEMA_VERSION}")
-    return _EXAMPLE.validate_python(row)
+    return _EXAMPLE.validate_python(row, extra="forbid")
 
 
 def _cause(error: ValueError) -> str:

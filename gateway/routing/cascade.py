@@ -12,6 +12,7 @@ from gateway.errors import StudentFailed, TeacherError
 from gateway.routing.policy import EscalationPolicy
 from gateway.students.batching import Batcher, Timed
 from gateway.teachers.base import Teacher
+from gateway.telemetry.audience import Audience
 from gateway.telemetry.pricing import Prices
 from gateway.types import (
     Answer,
@@ -56,7 +57,7 @@ class Cascade:
         self.teacher = teacher
         self.policy = policy
         self._prices = prices
-        self._observers = tuple(observers)
+        self._audience = Audience(observers)
         self._fallback = fallback
         self._audit_share = audit_share
         self._clock = clock
@@ -77,8 +78,7 @@ class Cascade:
             )
         ]
         for answer in answers:
-            for observer in self._observers:
-                observer.answered(answer)
+            self._audience.answered(answer)
         return answers
 
     async def _ask_student(self, instances: Sequence[Instance]) -> Sequence[Timed | None]:

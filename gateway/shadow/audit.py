@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from gateway.errors import TeacherError
 from gateway.teachers.base import Teacher
+from gateway.telemetry.audience import Audience
 from gateway.telemetry.pricing import Prices
 from gateway.types import Answer, Audit, Observer
 
@@ -32,7 +33,7 @@ class Auditor:
     ) -> None:
         self._teacher = teacher
         self._prices = prices
-        self._observers = tuple(observers)
+        self._audience = Audience(observers)
         self._random = random_source
         self._running: set[asyncio.Task[None]] = set()
         self.skipped = 0
@@ -69,5 +70,4 @@ class Auditor:
             cost=self._prices.teacher_call(),
             seconds=time.perf_counter() - started,
         )
-        for observer in self._observers:
-            observer.audited(audit)
+        self._audience.audited(audit)

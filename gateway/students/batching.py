@@ -114,16 +114,21 @@ class Batcher:
     def _work(self) -> None:
         while batch := self._take():
             started = time.perf_counter()
-            outcome: list[Prediction] | Exception
-            try:
-                outcome = self.student.predict([text for text, _, _ in batch])
-            except Exception as error:  # noqa: BLE001  the worker must outlive a bad batch
-                outcome = error
+            outcomes = self._run([text for text, _, _ in batch])
             ended = time.perf_counter()
             try:
-                self._loop.call_soon_threadsafe(self._deliver, batch, outcome, started, ended)
+                self._loop.call_soon_threadsafe(self._deliver, batch, outcomes, started, ended)
             except RuntimeError:
                 return  # the loop has closed: nobody waits any more
+
+    def _run(self, texts: Sequence[str]) -> Sequence[Prediction | Exception]:
+        """What the student says of each text; one that it fails on fails alone."""
+        try:
+            return self.student.predict(texts)
+        except Exception as error:  # noqa: BLE001  the worker must outlive a bad batch
+            if len(texts) == 1:
+                return [error]
+            return [outcome for text in texts for outcome in self._run([text])]
 
     def _take(self) -> list[tuple[str, _Job, int]]:
         """This worker's share of what waits; blocks while nothing does; empty: the end."""
@@ -152,19 +157,19 @@ class Batcher:
     def _deliver(
         self,
         batch: list[tuple[str, _Job, int]],
-        outcome: list[Prediction] | Exception,
+        outcomes: Sequence[Prediction | Exception],
         started: float,
         ended: float,
     ) -> None:
         """On the event loop: hand each result to its job, and each full job to its caller."""
-        for number, (_, job, place) in enumerate(batch):
+        for (_, job, place), outcome in zip(batch, outcomes, strict=True):
             if job.future.done():
                 continue
             if isinstance(outcome, Exception):
                 job.future.set_exception(_as_student_failed(outcome))
                 continue
             job.results[place] = Timed(
-                prediction=outcome[number],
+                prediction=outcome,
                 queue=max(0.0, started - job.since),
                 batch=ended - started,
                 share=(ended - started) / len(batch),

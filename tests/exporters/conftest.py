@@ -19,7 +19,7 @@ WORDS = (
     "my card is lost stolen broken late new old the a where when why how can you i it pay "
     "payment money bank account transfer cash refund fee rate charge limit pin code top up app "
     "phone help please ##s ##ing ##ed ##ment ##er unused rare"
-).split()
+)
 TEXTS = (
     "where is my card",
     "my card is lost",
@@ -38,7 +38,7 @@ TEXTS = (
 def tokenizer() -> bytes:
     pieces = [*SPECIAL, *string.ascii_lowercase, "!", "."]
     pieces += [f"##{letter}" for letter in string.ascii_lowercase]
-    pieces += [word for word in WORDS if word not in pieces]
+    pieces += [word for word in WORDS.split() if word not in pieces]
     vocabulary = {piece: number for number, piece in enumerate(pieces)}
     made = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))  # noqa: S106  no password
     made.add_special_tokens(list(SPECIAL))

@@ -48,9 +48,7 @@ def _search(
 
 def test_weights_and_tables_become_int8_within_half_a_step(fp32: bytes) -> None:
     model = onnx.load_from_string(quantize.dynamic(fp32, per_channel=True))
-    weights = {
-        each.name: onnx.numpy_helper.to_array(each) for each in model.graph.initializer
-    }
+    weights = {each.name: onnx.numpy_helper.to_array(each) for each in model.graph.initializer}
     before = graph.linears(onnx.load_from_string(fp32))[0].weight
     values, scales = weights["linear_0_weight"], weights["linear_0_scale"]
     assert values.dtype == np.int8
@@ -191,9 +189,7 @@ def test_numbers_that_are_not_finite_are_refused(
     broken = onnx.load_from_string(quantize.blockwise(fp32))
     for each in broken.graph.initializer:
         if each.name == "linear_8_bias":
-            each.CopyFrom(
-                onnx.numpy_helper.from_array(np.full(3, np.nan, np.float32), each.name)
-            )
+            each.CopyFrom(onnx.numpy_helper.from_array(np.full(3, np.nan, np.float32), each.name))
     monkeypatch.setattr(quantize, "blockwise", lambda _: broken.SerializeToString())
     choice, _ = _search(fp32, rows, calibration, ANY)
     (failed,) = [trial for trial in choice.trials if trial.recipe == "blockwise int8"]

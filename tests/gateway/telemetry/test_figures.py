@@ -108,9 +108,7 @@ def test_cost_is_summed_and_the_student_is_priced_once() -> None:
     figures = figures_at(Clock())
     # 3.60 USD an hour are 1000 micro-USD a second: 0.6 micro-USD each would round to 1 each.
     for _ in range(5):
-        figures.answered(
-            confident(stages=Stages(busy=0.0006, total=0.001), cost=Cost(1, 0, 2500))
-        )
+        figures.answered(confident(stages=Stages(busy=0.0006, total=0.001), cost=Cost(1, 0, 2500)))
     figures.audited(audit(confident(), prediction()))
     assert shown(figures)["cost"] == {
         "student": 3,

@@ -1,0 +1,110 @@
+"""The guard: a call ends in time, and only so many run at once."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from gateway.errors import TeacherTimeout, TeacherUnavailable
+from gateway.teachers.guard import Guard
+from gateway.teachers.scripted import ScriptedTeacher
+from gateway.types import Instance, Prediction
+from tests.factories import TASK
+
+ASKED = Instance("hello")
+
+
+class Patient(ScriptedTeacher):
+    """Answers when it is let, and remembers how its calls ended."""
+
+    def __init__(self) -> None:
+        super().__init__(TASK, labels={})
+        self.free = asyncio.Event()
+        self.started = asyncio.Event()
+        self.cancelled = 0
+        self.closed = False
+
+    async def answer(self, instance: Instance) -> Prediction:
+        """Wait to be let."""
+        self.started.set()
+        try:
+            await self.free.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        return await super().answer(instance)
+
+    async def close(self) -> None:
+        """Remember it."""
+        self.closed = True
+
+
+def test_an_answer_in_time_is_handed_on() -> None:
+    teacher = ScriptedTeacher(TASK, labels={"intent": "fraud"})
+    guard = Guard(teacher, timeout_s=30.0, concurrency=1)
+    assert asyncio.run(guard.answer(ASKED)).heads[0].labels == ("fraud",)
+    assert (guard.name, guard.task) == ("scripted", TASK)
+
+
+def test_a_late_answer_is_a_timeout_and_its_work_is_ended() -> None:
+    async def work() -> None:
+        teacher = Patient()
+        guard = Guard(teacher, timeout_s=0.001, concurrency=1)
+        for _ in range(2):  # the second is let in, so the first has given its place back
+            with pytest.raises(TeacherTimeout, match=r"scripted did not answer in 0\.001 s"):
+                await guard.answer(ASKED)
+        assert teacher.cancelled == 2
+
+    asyncio.run(work())
+
+
+def test_a_call_above_the_bound_is_refused_at_once() -> None:
+    async def work() -> None:
+        teacher = Patient()
+        guard = Guard(teacher, timeout_s=30.0, concurrency=2)
+        running = [asyncio.create_task(guard.answer(ASKED)) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(TeacherUnavailable, match="2 calls to scripted run already"):
+            await guard.answer(ASKED)
+        teacher.free.set()
+        await asyncio.gather(*running)
+        await guard.answer(ASKED)
+        assert teacher.calls == 3
+
+    asyncio.run(work())
+
+
+def test_a_caller_who_goes_ends_the_call_and_gives_its_place_back() -> None:
+    async def work() -> None:
+        teacher = Patient()
+        guard = Guard(teacher, timeout_s=30.0, concurrency=1)
+        call = asyncio.create_task(guard.answer(ASKED))
+        await teacher.started.wait()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert teacher.cancelled == 1
+        teacher.free.set()
+        await guard.answer(ASKED)
+
+    asyncio.run(work())
+
+
+def test_a_failure_is_handed_on_and_gives_its_place_back() -> None:
+    async def work() -> None:
+        guard = Guard(ScriptedTeacher(TASK, labels={}, fail_every=1), timeout_s=30.0, concurrency=1)
+        for _ in range(2):
+            with pytest.raises(TeacherUnavailable, match="as it was told to"):
+                await guard.answer(ASKED)
+
+    asyncio.run(work())
+
+
+def test_closing_closes_the_teacher() -> None:
+    async def work() -> None:
+        teacher = Patient()
+        await Guard(teacher, timeout_s=30.0, concurrency=1).close()
+        assert teacher.closed
+
+    asyncio.run(work())
