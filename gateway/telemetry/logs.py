@@ -59,6 +59,8 @@ def configure(level: str, *, json: bool) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(LEVELS[level])
+    # What a migration does is of interest when it fails; otherwise it is five lines at each start.
+    logging.getLogger("alembic").setLevel(max(LEVELS[level], logging.WARNING))
 
 
 def without_text(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
