@@ -53,7 +53,9 @@ class StudentSettings(_Part):
     """The bundle that serves first."""
 
     bundle: Path
-    workers: int | Literal["auto"] = Field(default="auto", description="threads; auto: the cores")
+    workers: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        default="auto", description="threads; auto: the cores"
+    )
     operating_point: str = "default"
     queue: int = Field(default=4096, ge=1, description="texts that may wait")
     max_batch: int = Field(default=32, ge=1, le=1024)

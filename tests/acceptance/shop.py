@@ -1,75 +1,104 @@
-"""A small ticket project that is trained for real: a tiny BERT, and the demo's recipe on top of it.
+"""A small ticket project that is trained for real, through the commands that a user runs.
 
-The base has random weights and a vocabulary of the tickets' own words, so that teaching and
-distilling take seconds on two cores and still go through every stage.
+Its base is a tiny BERT of random weights whose vocabulary comes from the tickets, so that teaching
+and distilling take seconds and still pass every stage. What it learns in them is little.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import transformers
+import yaml
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from distill.demo import project, tickets
-from gateway import cli
+from distill.workspace import Workspace
+from tests.acceptance.command import Ran, understudy
 
 TICKETS = 700
 SEED = 0
+EPOCHS = 8
+CERTIFIED_ROWS = 91  # of 455 labelled ones
 
-_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-_WORDS = 300  # pieces of the vocabulary
-_POSITIONS = 256  # what a teacher reads
-_RECIPE = project.RECIPE
-
-def recipe(base: Path) -> str:
-    """The demo's recipe, on the tiny base and with the promise that few rows can carry."""
-    return f"""\
-version: 1
-task: tickets
-data:
-  path: tickets.csv
-  unlabelled: traffic.csv
-  group_column: customer
-  field_columns: [amount]
-  heads:
-    intent: {{kind: choice, column: intent}}
-    urgency: {{kind: choice, column: urgency}}
-    risk: {{kind: flags, column: risk}}
-  split: {{calibration: 0.10, certification: 0.20, test: 0.20}}
-teacher:
-  base: {base}
-  layers: 3
-  training: {{epochs: 12, learning_rate: 3.0e-3, head_learning_rate: 1.0e-2, losses: [{{name: cross_entropy}}]}}
-student:
-  layers: [0, 1]
-  training:
-    epochs: 6
-    learning_rate: 2.0e-3
-    losses: [{{name: kl, temperature: 2.0}}, {{name: logit_mse, weight: 0.3}}]
-certificate: {{alpha: 0.25, delta: 0.05}}
-prices: {{teacher_usd_per_1000: 2.00, instance_usd_per_hour: 0.10}}
-seed: %(seed)d
-"""
+_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_PIECES = 300
+_TRAINING = {"batch": 16, "learning_rate": 1.0e-3, "head_learning_rate": 1.0e-2}
+# What differs from the recipe that `understudy init` writes.
+_TEACHER = {
+    "base": "base",
+    "layers": 3,
+    "training": _TRAINING | {"epochs": EPOCHS, "losses": [{"name": "cross_entropy"}]},
+}
+_STUDENT = {
+    "layers": [0, 1],
+    "training": _TRAINING
+    | {"epochs": EPOCHS, "losses": [{"name": "kl"}, {"name": "logit_mse", "weight": 0.3}]},
+}
+_SPLIT = {"calibration": 0.1, "certification": 0.2, "test": 0.2}
+_CERTIFICATE = {"alpha": 0.4, "delta": 0.05}  # a promise that so small a model can keep in part
 
 
-def pretrain(folder: Path, texts: Sequence[str]) -> Path:
-    """Write a Hugging Face BERT folder with seeded random weights; returns it."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.train_from_iterator(
-        texts, trainers.WordPieceTrainer(vocab_size=_WORDS, special_tokens=_SPECIAL, show_progress=False)
-    )
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        special_tokens=[(each, tokenizer.token_to_id(each)) for each in ("[CLS]", "[SEP]")],
-    )
+@dataclass(frozen=True, slots=True)
+class Shop:
+    """A project folder with a trained teacher and student, and what the commands printed."""
+
+    folder: Path
+    init: Ran
+    teach: Ran
+    distill: Ran
+
+    @property
+    def recipe(self) -> Path:
+        """Its recipe.yaml."""
+        return self.folder / "recipe.yaml"
+
+    @property
+    def workspace(self) -> Workspace:
+        """Its runs and bundles."""
+        return Workspace(self.folder)
+
+    def copy(self, parent: Path) -> Path:
+        """The same project in a place that a test may change."""
+        return Path(shutil.copytree(self.folder, parent / "shop", symlinks=True))
+
+
+@cache
+def trained(factory: pytest.TempPathFactory) -> Shop:
+    """Make the project: once a session, whoever asks first."""
+    folder = factory.mktemp("trained") / "shop"
+    project.write(folder, count=TICKETS, seed=SEED)
+    pretrain(folder / "base")
+    said = understudy(
+        "init", "tickets", "--force", "--out", folder,
+        "--data", folder / "tickets.csv", "--unlabelled", folder / "traffic.csv",
+        "--label-column", "intent", "--label-column", "urgency", "--label-column", "risk:flags",
+        "--group-column", "customer", "--field-column", "amount",
+    )  # fmt: skip
+    recipe = folder / "recipe.yaml"
+    edit(recipe, {"data": {"path": "tickets.csv", "unlabelled": "traffic.csv", "split": _SPLIT}})
+    edit(recipe, {"teacher": _TEACHER, "student": _STUDENT, "certificate": _CERTIFICATE})
+    with one_thread():
+        return Shop(
+            folder=folder,
+            init=said,
+            teach=understudy("teach", "--recipe", recipe),
+            distill=understudy("distill", "--recipe", recipe),
+        )
+
+
+def pretrain(folder: Path) -> Path:
+    """Write a Hugging Face BERT folder with seeded random weights."""
+    texts = [ticket.text for ticket in tickets.generate(TICKETS, seed=SEED)]
+    tokenizer = _tokenizer(texts)
     torch.manual_seed(SEED)
     network = transformers.BertModel(
         transformers.BertConfig(
@@ -78,9 +107,44 @@ def pretrain(folder: Path, texts: Sequence[str]) -> Path:
             num_hidden_layers=3,
             num_attention_heads=2,
             intermediate_size=64,
-            max_position_embeddings=_POSITIONS,
+            max_position_embeddings=256,
         )
     )
+    transformers.utils.logging.disable_progress_bar()
     network.save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
     return folder
+
+
+def edit(path: Path, changes: Mapping[str, Mapping[str, Any]]) -> None:
+    """Change keys of the sections of a YAML file, as a person would in an editor."""
+    content = yaml.safe_load(path.read_text())
+    for section, keys in changes.items():
+        content[section] |= keys
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch work on one thread: tiny products wait longer for a second one than they take."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _tokenizer(texts: Sequence[str]) -> Tokenizer:
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # noqa: S106  no password
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=_PIECES, special_tokens=list(_SPECIAL), show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        special_tokens=[(each, tokenizer.token_to_id(each)) for each in ("[CLS]", "[SEP]")],
+    )
+    return tokenizer

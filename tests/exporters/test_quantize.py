@@ -10,6 +10,7 @@ import torch
 from distill.networks.encoder import Encoder, take_layers
 from exporters import graph, parity, quantize
 from gateway.contract.calibration import Calibration
+from gateway.contract.manifest import Trial
 from gateway.errors import UsageError
 from gateway.students.student import Session
 
@@ -21,13 +22,18 @@ RECIPES = {
     "static int8, full ranges",
     "static int8, 99.99 % ranges",
     "mixed int8, 1 product blockwise",
-    "mixed int8, 2 products blockwise",
+    "mixed int8, a third of the products blockwise",
     "blockwise int8",
 }
 
 
 def _operators(model: bytes) -> list[str]:
     return [node.op_type for node in onnx.load_from_string(model).graph.node]
+
+
+def _cost(trial: Trial) -> float:
+    assert trial.microseconds_batched is not None
+    return trial.microseconds_batched
 
 
 def _search(
@@ -126,8 +132,11 @@ def test_the_search_records_every_way_and_keeps_the_cheapest_that_passes(
     assert {trial.recipe for trial in choice.trials} == RECIPES
     (kept,) = [trial for trial in choice.trials if trial.kept]
     assert kept.recipe == choice.recipe
-    costs = [trial.microseconds_batched for trial in choice.trials if trial.passed]
-    assert kept.microseconds_batched == min(cost for cost in costs if cost is not None)
+    near = [
+        trial for trial in choice.trials if _cost(trial) <= 1.1 * min(map(_cost, choice.trials))
+    ]
+    assert kept in near
+    assert kept.label_flips == min(trial.label_flips for trial in near)
     assert kept.batch_invariant == choice.batch_invariant
     assert choice.precision == ("fp32" if choice.recipe == "fp32" else "int8")
     assert said[-1].startswith(f"kept: {choice.recipe}")

@@ -1,0 +1,149 @@
+"""How a gateway starts, ends and starts again: signals under load, and what stops it at the door."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sqlite3
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.acceptance.conftest import Starter
+from tests.acceptance.process import GATEWAY, TIMEOUT_S, Process
+from tests.factories import CONFIDENT, settings_file, tiny_bundle
+
+pytestmark = pytest.mark.acceptance
+
+IN_FLIGHT = 200
+CLIENTS = 8
+ENOUGH = 150  # replies before the gateway is ended in the midst of more
+
+
+def test_a_signal_lets_every_request_in_flight_finish(start: Starter) -> None:
+    process = start(
+        teacher={
+            "scripted": {"delay_ms": 3000},  # long enough for all to be in before the first is out
+            "concurrency": IN_FLIGHT,
+        }
+    )
+    statuses = asyncio.run(_all_at_once(process, then=lambda: process.send(signal.SIGTERM)))
+    assert process.ended() == 0
+    assert statuses == [200] * IN_FLIGHT
+    assert [record.route for record in process.records()] == ["teacher"] * IN_FLIGHT
+
+
+def test_a_signal_under_load_loses_no_record(start: Starter) -> None:
+    process = start()
+    answered = asyncio.run(_flood(process, then=lambda: process.send(signal.SIGTERM)))
+    assert process.ended() == 0
+    assert len(answered) >= ENOUGH
+    assert sorted(record.id for record in process.records()) == sorted(answered)
+
+
+def test_answers_are_stored_or_counted_as_dropped(start: Starter) -> None:
+    process = start(records={"path": "records.db", "queue": 1})
+    assert process.post({"inputs": [CONFIDENT] * 256}).status_code == 200
+    while (account := process.stats()["records"])["waiting"]:
+        continue
+    assert account["stored"] + account["dropped"] == 256
+    assert account["dropped"] > 0
+    for result in ("stored", "dropped"):
+        series = f'understudy_records_total{{result="{result}"}}'
+        assert process.metric(series) == account[result]
+    assert process.leave() == 0
+    assert len(process.records()) == account["stored"]
+
+
+def test_after_a_kill_it_serves_again_on_the_same_records(start: Starter) -> None:
+    first = start()
+    before = asyncio.run(_flood(first, then=lambda: first.send(signal.SIGKILL)))
+    assert first.ended() == -signal.SIGKILL
+    second = start(config=first.config)
+    after = [second.ask(CONFIDENT)["id"] for _ in range(5)]
+    assert second.leave() == 0
+    stored = [record.id for record in second.records()]
+    assert len(set(stored)) == len(stored)
+    assert stored[-5:] == after
+    # A reply does not wait for its record, nor a record for its reply: only those in flight differ.
+    assert len(set(stored[:-5]) - set(before)) <= CLIENTS
+    assert len(stored) > 5
+    with sqlite3.connect(first.config.with_name("records.db")) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def test_a_port_in_use_is_told_and_ends_with_2(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        done = _refused(settings_file(tmp_path), "--port", str(port))
+    assert done.returncode == 2
+    assert f"server.port {port}: Address already in use" in done.stderr
+    assert "--port" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_changed_byte_in_a_bundle_is_found_before_serving(tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path / "bundles")
+    model = bytearray((bundle / "model.onnx").read_bytes())
+    model[-1] ^= 1
+    (bundle / "model.onnx").write_bytes(model)
+    done = _refused(settings_file(tmp_path, student=bundle), "--port", "0")
+    assert done.returncode == 2
+    assert str(bundle / "model.onnx") in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+async def _all_at_once(process: Process, *, then: Callable[[], None]) -> list[int]:
+    """Send IN_FLIGHT requests for the teacher; `then` is called when all are being worked on."""
+    limits = httpx2.Limits(max_connections=None)
+    async with httpx2.AsyncClient(base_url=process.url, limits=limits, timeout=TIMEOUT_S) as client:
+        body = {"input": CONFIDENT, "route": "teacher"}
+        sent = [
+            asyncio.create_task(client.post("/v1/predict", json=body)) for _ in range(IN_FLIGHT)
+        ]
+        wanted = f"understudy_inflight_requests {float(IN_FLIGHT)}"
+        while wanted not in (await client.get("/metrics")).text.splitlines():
+            assert not any(each.done() for each in sent)
+        then()
+        return [reply.status_code for reply in await asyncio.gather(*sent)]
+
+
+async def _flood(process: Process, *, then: Callable[[], None]) -> list[str]:
+    """Ask without pause until the gateway is gone; `then` is called after ENOUGH replies.
+
+    Returns the ids of what was answered.
+    """
+    answered: list[str] = []
+
+    async def ask(client: httpx2.AsyncClient) -> None:
+        while True:
+            try:
+                reply = await client.post("/v1/predict", json={"input": CONFIDENT})
+            except httpx2.TransportError:
+                return
+            assert reply.status_code == 200
+            answered.append(reply.json()["id"])
+            if len(answered) == ENOUGH:
+                then()
+
+    async with httpx2.AsyncClient(base_url=process.url, timeout=TIMEOUT_S) as client:
+        await asyncio.gather(*(ask(client) for _ in range(CLIENTS)))
+    return answered
+
+
+def _refused(config: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run `understudy serve` where it cannot."""
+    return subprocess.run(
+        [*GATEWAY, "serve", "--config", str(config), *options],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
