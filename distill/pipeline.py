@@ -12,7 +12,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -20,6 +20,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 from pydantic import TypeAdapter
+from tokenizers import Tokenizer
 
 from distill import certify, labeling, pretrained, report
 from distill.certify import Gold
@@ -47,7 +48,7 @@ from gateway.contract.manifest import (
     Provenance,
     Reports,
 )
-from gateway.errors import BundleMissing, StageFailed
+from gateway.errors import BundleMissing, RecipeError, StageFailed
 from gateway.students.student import Session, Student
 from gateway.telemetry.pricing import Prices
 
@@ -57,6 +58,7 @@ TEACHER_TOKENS = 256  # what MiniLM was trained to read; the student may be give
 _CHARACTERS_A_TOKEN = 16  # far above any language's mean, so that tokens decide what is cut
 _REPRESENTATIVE = 400  # texts on which static quantisation sets its ranges
 _TIMED = 300  # texts of the latency benchmark
+_COMMON_PIECES = 8_000  # of BERT's 30,522: 3 MB of int8 rows, and most words of plain English
 _GOLDEN = 32  # texts of the self-test
 
 
@@ -96,12 +98,13 @@ class _Job:
     narrator: Narrator
     material: Material
     teacher: Bundle | None = None
+    seconds: dict[str, float] = field(default_factory=dict)  # of stages in runs before this one
 
 
 def teach(recipe: Recipe, workspace: Workspace, narrator: Narrator) -> Sealed:
     """Fine-tune a teacher on the gold labels and seal it as an fp32 bundle."""
     material = collect(recipe, workspace, narrator, teacher=None)
-    job = _Job(recipe, workspace, narrator, material)
+    job = _Job(recipe, workspace, narrator, material, seconds=material.seconds)
     inputs: dict[str, object] = {
         "data": material.key,
         "teacher": recipe.teacher.model_dump(mode="json"),
@@ -112,28 +115,38 @@ def teach(recipe: Recipe, workspace: Workspace, narrator: Narrator) -> Sealed:
         exported = run.stage("export", partial(_export_teacher, job, trained))
         draft = Draft.read(exported, role="teacher", task=material.task)
         found = _read(Certified, run.stage("calibrate", partial(_calibrate, job, draft)))
-        evaluated = run.stage("evaluate", partial(_evaluate_teacher, job, draft, found))
+        evaluated = run.stage("evaluate", partial(_evaluate_teacher, job, draft, found, trained))
         seal_stage = partial(_seal, job, run, draft, found, evaluated, trained)
         return _sealed(job, run, run.stage("seal", seal_stage))
 
 
 def distill(recipe: Recipe, workspace: Workspace, narrator: Narrator) -> Sealed:
-    """Distil a student from the teacher, certify it and seal it as an int8 bundle."""
+    """Distil a student from the teacher, certify it and seal it as an int8 bundle.
+
+    The training is a run of its own, so that another alpha or other gates do not train again.
+    """
     teacher = open_bundle(_teacher_of(recipe, workspace))
     material = collect(recipe, workspace, narrator, teacher=teacher.path)
-    job = _Job(recipe, workspace, narrator, material, teacher)
-    inputs: dict[str, object] = {
+    job = _Job(recipe, workspace, narrator, material, teacher, material.seconds)
+    training_inputs: dict[str, object] = {
         "data": material.key,
         "teacher": teacher.id,
-        "recipe": recipe.hash,
+        "student": recipe.student.model_dump(mode="json"),
+        "seed": recipe.seed,
     }
-    with Run.open(workspace.runs, "student", inputs=inputs, on_stage=narrator.stage) as run:
+    with Run.open(
+        workspace.runs, "training", inputs=training_inputs, on_stage=narrator.stage
+    ) as run:
         labelled = run.stage("label", partial(_label, job, teacher))
         trained = run.stage("train", partial(_train_student, job, teacher, labelled))
+        job = replace(job, seconds=job.seconds | run.seconds)
+        training = run.folder.name
+    inputs: dict[str, object] = {"training": training, "recipe": recipe.hash}
+    with Run.open(workspace.runs, "student", inputs=inputs, on_stage=narrator.stage) as run:
         exported = run.stage("export", partial(_export_student, job, trained))
         draft = Draft.read(exported, role="student", task=material.task)
         found = _read(Certified, run.stage("certify", partial(_certify, job, draft)))
-        measure = partial(_evaluate_student, job, teacher, draft, found, labelled, exported)
+        measure = partial(_evaluate_student, job, teacher, trained, run, draft, found)
         evaluated = run.stage("evaluate", measure)
         seal_stage = partial(_seal, job, run, draft, found, evaluated, trained)
         return _sealed(job, run, run.stage("seal", seal_stage))
@@ -176,14 +189,21 @@ def _train_teacher(job: _Job, folder: Path) -> None:
 
 def _export_teacher(job: _Job, trained: Path, folder: Path) -> None:
     network = encoder.load(trained)
-    model = graph.optimise(graph.export(network))
+    model = graph.export(network)
     facts = Facts(
         graph=graph.describe(model, precision="fp32", recipe="fp32", batch_invariant=True),
         limits=_limits(TEACHER_TOKENS),
-        fp32_difference=parity.fp32_difference(network, Session(model)),
+        fp32_difference=_checked_difference(network, Session(model)),
     )
     tokenizer = (trained / "tokenizer.json").read_bytes()
     Draft("teacher", job.material.task, facts, model, tokenizer).write(folder)
+
+
+def _checked_difference(network: encoder.Encoder, session: Session) -> float:
+    """How far the exported graph is off the module. Raises StageFailed when that is too far."""
+    difference = parity.fp32_difference(network, session)
+    parity.require_fp32(difference, quantize.Gates().fp32_difference)
+    return difference
 
 
 def _calibrate(job: _Job, draft: Draft, folder: Path) -> None:
@@ -194,7 +214,9 @@ def _calibrate(job: _Job, draft: Draft, folder: Path) -> None:
     _write(Certified(calibration=parts, point=None), folder)
 
 
-def _evaluate_teacher(job: _Job, draft: Draft, found: Certified, folder: Path) -> None:
+def _evaluate_teacher(
+    job: _Job, draft: Draft, found: Certified, trained: Path, folder: Path
+) -> None:
     material = job.material
     model = draft.student(found.calibration)
     rows = material.splits.test
@@ -213,7 +235,9 @@ def _evaluate_teacher(job: _Job, draft: Draft, found: Certified, folder: Path) -
         evaluation=evaluation,
         curves=curves,
         parity=Parity(
-            rows=len(rows), tokenizer_equal=True, fp32_max_difference=draft.facts.fp32_difference
+            rows=len(rows),
+            tokenizer_equal=_same_tokens(trained, draft, _texts(rows)),
+            fp32_max_difference=draft.facts.fp32_difference,
         ),
         latency=benchmark.time_alone(model, _texts(rows)[:_TIMED]),
     )
@@ -240,7 +264,7 @@ def _train_student(job: _Job, teacher: Bundle, labelled: Path, folder: Path) -> 
     torch.manual_seed(recipe.seed)
     network, tokenizer = _untrained_student(job, teacher)
     if plan.prune_vocabulary:
-        pruned = prune_vocabulary.prune(tokenizer, _texts(rows))
+        pruned = prune_vocabulary.prune(tokenizer, _texts(rows), common=_COMMON_PIECES)
         encoder.keep_words(network, pruned.kept)
         tokenizer = pruned.tokenizer
     encoding = Encoding(tokenizer, _limits(plan.max_tokens))
@@ -271,7 +295,14 @@ def _untrained_student(job: _Job, teacher: Bundle) -> tuple[encoder.Encoder, byt
         base = pretrained.find(job.recipe.teacher.base, job.recipe.folder)
         source = encoder.from_pretrained(base.folder, outputs=job.material.task.outputs)
         tokenizer = base.tokenizer
-    return encoder.take_layers(source, job.recipe.student.layers), tokenizer
+    layers = job.recipe.student.layers
+    if layers[-1] >= source.shape.layers:
+        raise RecipeError(
+            f"student.layers names layer {layers[-1]}, and what it starts from has the layers 0 to "
+            f"{source.shape.layers - 1}",
+            mend="name layers that are there",
+        )
+    return encoder.take_layers(source, layers), tokenizer
 
 
 def _export_student(job: _Job, trained: Path, folder: Path) -> None:
@@ -281,9 +312,9 @@ def _export_student(job: _Job, trained: Path, folder: Path) -> None:
     tokenizer = (trained / "tokenizer.json").read_bytes()
     limits = _limits(recipe.student.max_tokens)
     encoding = Encoding(tokenizer, limits)
-    fp32 = graph.optimise(graph.export(network))
+    fp32 = graph.export(network)
     session = Session(fp32)
-    difference = parity.fp32_difference(network, session)
+    difference = _checked_difference(network, session)
     rows = material.splits.calibration
     ids, gold = _ids(encoding, rows), _gold(material, rows)
     logits = np.concatenate([session.run([row])[0] for row in ids])
@@ -343,10 +374,10 @@ def _certify(job: _Job, draft: Draft, folder: Path) -> None:
 def _evaluate_student(
     job: _Job,
     teacher: Bundle,
+    trained: Path,
+    run: Run,
     draft: Draft,
     found: Certified,
-    labelled: Path,
-    exported: Path,
     folder: Path,
 ) -> None:
     """On the untouched test split: quality, parity at the certified threshold, latency."""
@@ -361,7 +392,7 @@ def _evaluate_student(
     evaluation, curves = evaluate(
         task,
         student=Opinion.of(model.calibration, logits),
-        teacher=Opinion.of(master.calibration, np.load(labelled / "test.npy")),
+        teacher=Opinion.of(master.calibration, np.load(trained.parent / "label" / "test.npy")),
         gold=_gold(material, rows),
         threshold=threshold,
         truncated=np.array([each.truncated for each in encoded]),
@@ -372,11 +403,12 @@ def _evaluate_student(
         evaluation=evaluation.model_copy(update={"labels": material.labels}),
         curves=curves,
         parity=parity.measure(
-            fp32=Session((exported / "fp32.onnx").read_bytes()),
+            fp32=Session((run.folder / "export" / "fp32.onnx").read_bytes()),
             served=model,
             rows=ids,
             threshold=threshold,
             fp32_difference=draft.facts.fp32_difference,
+            tokenizer_equal=_same_tokens(trained, draft, texts),
         ),
         latency=benchmark.compare(model, master, texts[:_TIMED]),
     )
@@ -416,7 +448,7 @@ def _seal(
             teacher=teacher.id if teacher else None,
             libraries=run.versions(),
             commit=run.commit(),
-            stages=material.seconds | run.seconds,
+            stages=job.seconds | run.seconds,
         ),
         reports=Reports(
             evaluation=measured.evaluation,
@@ -459,7 +491,22 @@ def _sealed(job: _Job, run: Run, stage: Path) -> Sealed:
         )
     bundle = open_bundle(workspace.bundles / name)
     workspace.link(bundle.manifest.role, bundle.path)
-    return Sealed(bundle, stage / "report.html", job.material.seconds | run.seconds)
+    return Sealed(bundle, stage / "report.html", job.seconds | run.seconds)
+
+
+def _same_tokens(trained: Path, draft: Draft, texts: Sequence[str]) -> bool:
+    """Whether the tokenizer of the training splits as the draft does. Raises StageFailed if not."""
+    tokenizer = Tokenizer.from_file(str(trained / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    encoding = Encoding(draft.tokenizer, draft.facts.limits)
+    same = parity.tokenizers_equal(lambda text: tokenizer.encode(text).ids, encoding, texts)
+    if not same:
+        raise StageFailed(
+            "the exported tokenizer splits text another way than the one of the training",
+            mend="remove the run's folder and start again with one version of tokenizers",
+        )
+    return same
 
 
 def _keep_training(

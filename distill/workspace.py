@@ -50,6 +50,7 @@ class Workspace:
     def training_of(self, bundle_id: str) -> Path | None:
         """The train stage of the run that made a bundle, while the run is still there."""
         for sealed in self.runs.glob(f"*/seal/{SEALED}"):
-            if json.loads(sealed.read_text())["id"] == bundle_id:
-                return sealed.parent.parent / "train"
+            train = sealed.parent.parent / "train"
+            if json.loads(sealed.read_text())["id"] == bundle_id and train.is_dir():
+                return train
         return None

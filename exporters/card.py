@@ -174,11 +174,11 @@ def _trials(trials: Sequence[Trial]) -> str:
     rows = [
         (
             f"**{trial.recipe}**" if trial.kept else trial.recipe,
-            f"{trial.microseconds:.0f}",
-            "-" if trial.microseconds_batched is None else f"{trial.microseconds_batched:.0f}",
-            f"{trial.size / 1e6:.1f}",
-            f"{trial.label_flips:.2%}",
-            f"{trial.confident_flips:.2%}",
+            _figure(trial.microseconds, ".0f"),
+            _figure(trial.microseconds_batched, ".0f"),
+            _figure(None if trial.size is None else trial.size / 1e6, ".1f"),
+            _figure(trial.label_flips, ".2%"),
+            _figure(trial.confident_flips, ".2%"),
             "yes" if trial.batch_invariant else "no",
             trial.note or ("kept" if trial.kept else ""),
         )
@@ -195,6 +195,10 @@ def _trials(trials: Sequence[Trial]) -> str:
         "",
     )
     return "## Graphs that were tried\n\n" + _table(heads, rows)
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def _limits(manifest: Manifest) -> str:

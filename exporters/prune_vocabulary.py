@@ -27,11 +27,14 @@ class Pruned:
     kept: tuple[int, ...]
 
 
-def prune(tokenizer: bytes, texts: Iterable[str], *, minimum_count: int = 2) -> Pruned:
+def prune(
+    tokenizer: bytes, texts: Iterable[str], *, minimum_count: int = 2, common: int = 0
+) -> Pruned:
     """Keep special tokens, single characters, and pieces seen `minimum_count` times in `texts`.
 
-    A text that would get an unknown piece keeps all of its own. Raises DataError when there are
-    no texts to count.
+    `common` also keeps the first so many pieces of the vocabulary: BERT's are ordered by how often
+    they occur in general text, and traffic holds words that the teaching data does not. A text that
+    would get an unknown piece keeps all of its own. Raises DataError without texts to count.
     """
     content = json.loads(tokenizer)
     asked = list(texts)
@@ -45,7 +48,8 @@ def prune(tokenizer: bytes, texts: Iterable[str], *, minimum_count: int = 2) -> 
     pieces = [encoded.tokens for encoded in _plain(tokenizer).encode_batch(asked)]
     counts = Counter(piece for row in pieces for piece in row)
     frequent = {piece for piece, count in counts.items() if count >= minimum_count}
-    keep = frequent | _always(content)
+    ordered = sorted(content["model"]["vocab"].items(), key=lambda pair: pair[1])
+    keep = frequent | _always(content) | {piece for piece, _ in ordered[:common]}
     first = _without(content, keep)
     again = _plain(first.tokenizer).encode_batch(asked)
     unknown = content["model"]["unk_token"]

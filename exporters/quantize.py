@@ -201,7 +201,7 @@ def search(
         batch_invariant=best.batch_invariant,
         trials=(
             *(_trial(each, kept=each is best) for each in candidates),
-            *(_failure(recipe, note, candidates[0]) for recipe, note in failures.items()),
+            *(_failure(recipe, note) for recipe, note in failures.items()),
         ),
     )
 
@@ -486,17 +486,6 @@ def _trial(candidate: _Candidate, *, kept: bool) -> Trial:
     )
 
 
-def _failure(recipe: str, note: str, fp32: _Candidate) -> Trial:
-    """A way that could not be built or run: it would be served as fp32, and is counted so."""
-    return Trial(
-        recipe=recipe,
-        microseconds=_microseconds(fp32.single),
-        microseconds_batched=fp32.cost,
-        size=len(fp32.variant.model),
-        label_flips=0.0,
-        confident_flips=0.0,
-        batch_invariant=fp32.batch_invariant,
-        passed=False,
-        kept=False,
-        note=f"not possible: {note}; the figures are those of fp32",
-    )
+def _failure(recipe: str, note: str) -> Trial:
+    """A way that could not be built or run."""
+    return Trial(recipe=recipe, passed=False, kept=False, note=f"not possible: {note}")

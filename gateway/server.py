@@ -105,8 +105,11 @@ class _Server(uvicorn.Server):
         self._drain_delay = settings.drain_delay_s
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start listening, then say so."""
-        await super().startup(sockets)
+        """Start listening, then say so. Raises SettingsError."""
+        try:
+            await super().startup(sockets)
+        except OSError as error:  # two that start at once both bind, and only one may listen
+            raise _unusable(self._gateway.settings.server, error) from error
         self._ready()
 
     @contextlib.contextmanager

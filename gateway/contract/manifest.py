@@ -227,17 +227,19 @@ class Parity(_Part):
 
 
 class Trial(_Part):
-    """One way to quantise that was tried."""
+    """One way to quantise that was tried. One that was not possible has no figures, only a note."""
 
     recipe: str
-    microseconds: Positive = Field(description="median of one text of typical length, ORT alone")
+    microseconds: Positive | None = Field(
+        default=None, description="median of one text of typical length, ORT alone"
+    )
     microseconds_batched: Positive | None = Field(
         default=None, description="a text, served its way"
     )
-    size: int
-    label_flips: Share
-    confident_flips: Share
-    batch_invariant: bool
+    size: int | None = None
+    label_flips: Share | None = None
+    confident_flips: Share | None = None
+    batch_invariant: bool | None = None
     passed: bool
     kept: bool
     note: str = ""

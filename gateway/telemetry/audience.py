@@ -1,4 +1,4 @@
-"""Many observers as one. What one of them raises is logged and reaches neither caller nor others."""
+"""Many observers as one. What one of them raises is logged, and reaches nobody else."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Audience:
         for observer in self._observers:
             try:
                 observer.answered(answer)
-            except Exception:
+            except Exception:  # noqa: BLE001  a watcher must not cost anybody the answer
                 _LOG.exception("observer_failed", observer=type(observer).__name__, id=answer.id)
 
     def audited(self, audit: Audit) -> None:
@@ -30,7 +30,7 @@ class Audience:
         for observer in self._observers:
             try:
                 observer.audited(audit)
-            except Exception:
+            except Exception:  # noqa: BLE001  as above
                 _LOG.exception(
                     "observer_failed", observer=type(observer).__name__, id=audit.answer.id
                 )

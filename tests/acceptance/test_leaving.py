@@ -13,6 +13,10 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from gateway import settings
+from gateway.errors import SettingsError
+from gateway.server import _serve, bind
+from gateway.settings import ServerSettings
 from tests.acceptance.conftest import Starter
 from tests.acceptance.process import GATEWAY, TIMEOUT_S, Process
 from tests.factories import CONFIDENT, settings_file, tiny_bundle
@@ -86,6 +90,16 @@ def test_a_port_in_use_is_told_and_ends_with_2(tmp_path: Path) -> None:
     assert f"server.port {port}: Address already in use" in done.stderr
     assert "--port" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_of_two_that_start_at_once_the_later_is_told(tmp_path: Path) -> None:
+    config = settings.load(settings_file(tmp_path))
+    with bind(ServerSettings(port=0)) as first:
+        port = first.getsockname()[1]
+        with bind(ServerSettings(port=port)) as second:  # neither listens yet, so both may bind
+            first.listen()
+            with pytest.raises(SettingsError, match="Address already in use"):
+                asyncio.run(_serve(config, second, lambda _url: None))
 
 
 def test_a_changed_byte_in_a_bundle_is_found_before_serving(tmp_path: Path) -> None:

@@ -107,7 +107,9 @@ def test_every_confident_answer_is_audited_where_the_share_is_one(start: Starter
 
 def test_text_stays_out_of_logs_and_records(start: Starter, tmp_path: Path) -> None:
     process = start(
-        teacher={"scripted": {"fail_every": 2}}, logging={"level": "debug"}, policy={"rules": [RULE]}
+        teacher={"scripted": {"fail_every": 2}},
+        logging={"level": "debug"},
+        policy={"rules": [RULE]},
     )
     secret = {"note": CANARY, "amount": 2000}
     for text in (f"refund {CANARY}", f"maybe {CANARY}", f"maybe fraud {CANARY}"):
@@ -123,5 +125,7 @@ def test_text_stays_out_of_logs_and_records(start: Starter, tmp_path: Path) -> N
 
 
 def _audited(process: Process) -> dict[str, float]:
-    found: dict[str, float] = process.stats()["tasks"]["tickets"]["disagreement"]["intent"]["audited"]
+    found: dict[str, float] = process.stats()["tasks"]["tickets"]["disagreement"]["intent"][
+        "audited"
+    ]
     return found

@@ -261,5 +261,6 @@ def test_an_opinion_reads_logits_with_its_calibration() -> None:
     intents, flags = said.labels()
     assert intents.tolist() == [1, 0]
     assert flags.tolist() == [[0.0, 1.0], [0.0, 0.0]]
-    assert (intents.dtype, flags.dtype) == (np.int64, np.float32)
+    assert intents.dtype == np.dtype(np.int64)
+    assert flags.dtype == np.dtype(np.float32)
     assert said.scores == pytest.approx([0.9995, 0.9995], abs=1e-3)

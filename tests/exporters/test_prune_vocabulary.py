@@ -17,6 +17,14 @@ def _old_ids(pruned_ids: list[int], kept: tuple[int, ...]) -> list[int]:
     return [kept[number] for number in pruned_ids]
 
 
+def test_common_pieces_are_kept_though_no_text_has_them(tokenizer: bytes) -> None:
+    whole = Tokenizer.from_str(tokenizer.decode())
+    common = whole.get_vocab_size() // 2
+    kept = prune(tokenizer, ["my"], common=common).kept
+    assert set(range(common)) <= set(kept)
+    assert len(kept) < whole.get_vocab_size()
+
+
 def test_texts_whose_pieces_are_all_kept_are_split_as_before(tokenizer: bytes) -> None:
     before = Tokenizer.from_str(tokenizer.decode())
     pruned = prune(tokenizer, TEXTS, minimum_count=1)

@@ -356,8 +356,45 @@ def test_an_observer_that_raises_keeps_no_answer_back(student: Recorder) -> None
     assert [str(each["exception"]) for each in complaints] == ["the metric is broken"]
 
 
+def test_a_text_that_comes_while_the_worker_lies_down_is_not_missed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker has found the queue empty and is not yet asleep: nobody can wake it."""
+    lies_down, came = threading.Event(), threading.Event()
+
+    class Bed(threading.Condition):
+        """Holds the worker back on its way to sleep, the second time it goes there."""
+
+        nights = 0
+
+        def __enter__(self) -> bool:
+            if threading.current_thread() is not threading.main_thread():
+                self.nights += 1
+                if self.nights == 2:
+                    lies_down.set()
+                    assert came.wait(SOON)
+            return super().__enter__()
+
+    async def work() -> list[Timed]:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading, "Condition", Bed)
+            batcher = Batcher(Echo(open_bundle(path)), workers=1)
+        await batcher.submit(["first"])
+        while not lies_down.is_set():  # noqa: ASYNC110  another thread sets it
+            await asyncio.sleep(0)
+        second = batcher.submit(["second"])
+        came.set()
+        async with asyncio.timeout(5):
+            results = await second
+        await asyncio.to_thread(batcher.close)
+        return results
+
+    assert [each.prediction.bundle for each in asyncio.run(work())] == ["second"]
+
+
 @pytest.mark.usefixtures("restless")
-def test_no_wake_up_is_lost_among_many_callers(path: Path) -> None:
+@pytest.mark.parametrize(("callers", "workers"), [(1, 1), (6, 3)])
+def test_no_wake_up_is_lost_among_many_callers(path: Path, callers: int, workers: int) -> None:
     """Each caller waits for its answer before it asks again, so one lost wake-up hangs the test."""
     student = Echo(open_bundle(path))
 
@@ -368,9 +405,9 @@ def test_no_wake_up_is_lost_among_many_callers(path: Path) -> None:
             assert [each.prediction.bundle for each in results] == texts
 
     async def work() -> None:
-        batcher = Batcher(student, workers=3, max_rows=4)
+        batcher = Batcher(student, workers=workers, max_rows=4)
         async with asyncio.timeout(120):
-            await asyncio.gather(*(caller(batcher, name) for name in range(6)))
+            await asyncio.gather(*(caller(batcher, name) for name in range(callers)))
         assert batcher.depth == 0
         await asyncio.to_thread(batcher.close)
 

@@ -1,0 +1,176 @@
+"""The whole pipeline on a tiny base: what a bundle says of itself is what it does when served."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from distill import certify, pipeline, recipe
+from distill.corpus import Material, collect
+from distill.progress import Narrator
+from distill.train import gold_of
+from distill.workspace import Workspace
+from exporters import quantize
+from gateway.contract.bundle import Bundle, open_bundle
+from gateway.contract.examples import Example
+from gateway.errors import BundleMissing, RecipeError, StageFailed
+from gateway.students.student import Student
+from tests.acceptance import shop as shops
+from tests.acceptance.shop import Shop
+
+pytestmark = pytest.mark.slow
+
+QUIET = Narrator(quiet=True)
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    return shops.trained(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def teacher(shop: Shop) -> Bundle:
+    return open_bundle(shop.workspace.bundles / "teacher")
+
+
+@pytest.fixture(scope="module")
+def student(shop: Shop) -> Bundle:
+    return open_bundle(shop.workspace.bundles / "student")
+
+
+@pytest.fixture(scope="module")
+def material(shop: Shop, teacher: Bundle) -> Material:
+    return collect(recipe.load(shop.recipe), shop.workspace, QUIET, teacher=teacher.path)
+
+
+def judged(bundle: Bundle, rows: tuple[Example, ...]) -> tuple[list[float], list[bool]]:
+    """Each row's score, and whether all heads are right, as the served student says it."""
+    said = Student(bundle).predict([row.text for row in rows])
+    right = [
+        all(
+            each.labels == (gold if isinstance(gold := row.labels[each.head], tuple) else (gold,))
+            for each in prediction.heads
+        )
+        for row, prediction in zip(rows, said, strict=True)
+    ]
+    return [prediction.score for prediction in said], right
+
+
+def test_the_teacher_is_an_fp32_bundle_without_a_threshold(shop: Shop, teacher: Bundle) -> None:
+    manifest = teacher.manifest
+    assert (manifest.role, manifest.graph.precision) == ("teacher", "fp32")
+    assert manifest.operating_points == ()
+    assert manifest.limits.max_tokens == pipeline.TEACHER_TOKENS
+    assert [part.rows for part in manifest.calibration] == [45, 45, 45]
+    assert manifest.reports.parity
+    assert manifest.reports.parity.fp32_max_difference is not None
+    assert manifest.reports.parity.fp32_max_difference < 1e-4
+    assert manifest.provenance.base_model == (shop.folder / "base").name
+    assert manifest.provenance.teacher is None
+
+
+def test_the_student_says_where_it_comes_from(
+    shop: Shop, teacher: Bundle, student: Bundle, material: Material
+) -> None:
+    found = student.manifest.provenance
+    assert found.teacher == teacher.id
+    assert found.run
+    assert (shop.workspace.runs / found.run / "seal" / "report.html").is_file()
+    assert found.seeds == (shops.SEED,)
+    assert found.rows == {name: len(rows) for name, rows in material.splits.parts().items()}
+    assert found.rows["certification"] == shops.CERTIFIED_ROWS
+    assert set(found.data) == {"data: tickets.csv", "unlabelled: traffic.csv"}
+    assert {"collect", "label", "train", "export", "certify", "evaluate"} <= found.stages.keys()
+    assert found.base_model_sha256 == teacher.manifest.provenance.base_model_sha256
+
+
+def test_the_student_is_smaller_than_its_teacher(teacher: Bundle, student: Bundle) -> None:
+    ours, theirs = student.manifest.graph, teacher.manifest.graph
+    assert ours.parameters < theirs.parameters
+    assert ours.vocabulary <= theirs.vocabulary
+    assert student.manifest.task == teacher.manifest.task
+
+
+def test_every_way_to_quantise_was_tried_and_one_is_kept(student: Bundle) -> None:
+    trials = student.manifest.reports.trials
+    assert {"fp32", "dynamic int8, per channel", "blockwise int8"} <= {t.recipe for t in trials}
+    (kept,) = [trial for trial in trials if trial.kept]
+    assert kept.passed
+    assert kept.recipe == student.manifest.graph.recipe
+    gates = quantize.Gates()
+    assert kept.label_flips <= gates.label_flips
+
+
+def test_its_quality_is_that_of_what_is_served(student: Bundle, material: Material) -> None:
+    evaluation = student.manifest.reports.evaluation
+    assert evaluation
+    _, right = judged(student, material.splits.test)
+    assert evaluation.rows == len(right)
+    assert evaluation.accuracy == pytest.approx(sum(right) / len(right))
+
+
+def test_its_certificate_counts_what_is_served(student: Bundle, material: Material) -> None:
+    (point,) = student.manifest.operating_points
+    assert point.threshold is not None
+    assert point.certificate
+    scores, right = judged(student, material.splits.certification)
+    answered = [score >= point.threshold for score in scores]
+    undetected = sum(a and not r for a, r in zip(answered, right, strict=True))
+    assert point.certificate.undetected_errors == undetected
+    assert point.coverage == pytest.approx(sum(answered) / len(answered))
+    assert point.certificate.upper_bound <= point.certificate.alpha
+
+
+def test_its_temperatures_come_from_the_calibration_split(
+    student: Bundle, material: Material
+) -> None:
+    rows = material.splits.calibration
+    model = Student(student)
+    logits = np.concatenate(
+        [model.logits([each.ids]) for each in model.encode([row.text for row in rows])]
+    )
+    gold = gold_of(material.task, [row.labels for row in rows])
+    again = certify.fit_temperatures(material.task, logits, gold)
+    assert [part.temperature for part in student.manifest.calibration] == pytest.approx(
+        [part.temperature for part in again]
+    )
+
+
+def test_the_report_shows_both_models(shop: Shop, teacher: Bundle, student: Bundle) -> None:
+    sealed = pipeline.distill(recipe.load(shop.recipe), shop.workspace, QUIET)
+    assert sealed.bundle.id == student.id
+    page = sealed.report.read_text()
+    for wanted in (student.name, "intent", "urgency", "risk", "certification"):
+        assert wanted in page
+    assert sealed.seconds["train"] > 0.0
+    assert teacher.id[:12] in page
+
+
+def test_a_second_teach_gives_the_same_bundle(shop: Shop, teacher: Bundle) -> None:
+    assert pipeline.teach(recipe.load(shop.recipe), shop.workspace, QUIET).bundle.id == teacher.id
+
+
+def test_a_student_without_a_teacher_is_told_how_to_get_one(shop: Shop, tmp_path: Path) -> None:
+    with pytest.raises(BundleMissing, match="there is no teacher at") as caught:
+        pipeline.distill(recipe.load(shop.recipe), Workspace(tmp_path), QUIET)
+    assert "understudy teach" in caught.value.mend
+
+
+def test_a_bundle_that_was_removed_is_missed(shop: Shop, tmp_path: Path, student: Bundle) -> None:
+    folder = shop.copy(tmp_path)
+    shutil.rmtree(folder / "bundles" / student.name)
+    orders = recipe.load(folder / recipe.FILE_NAME)
+    with pytest.raises(StageFailed, match="was removed after it was sealed") as caught:
+        pipeline.distill(orders, Workspace(folder), QUIET)
+    assert str(folder / "runs") in caught.value.mend
+
+
+def test_layers_that_the_teacher_lacks_are_named(shop: Shop, tmp_path: Path) -> None:
+    folder = shop.copy(tmp_path)
+    path = folder / recipe.FILE_NAME
+    shops.edit(path, {"student": {"layers": [0, 5]}, "teacher": {"layers": 6}})
+    with pytest.raises(RecipeError, match="layer 5, and what it starts from has the layers 0 to 2"):
+        pipeline.distill(recipe.load(path), Workspace(folder), QUIET)
