@@ -152,14 +152,16 @@ def _gateway(folder: Path) -> Iterator[str]:
     """`understudy serve` in a process of its own, on a free port; yields its address."""
     command = [sys.executable, "-m", "gateway", "serve"]
     command += ["--config", str(folder / settings.FILE), "--port", "0"]
-    with (folder / "gateway.log").open("w") as log:
-        process = subprocess.Popen(  # noqa: S603  our own command
+    with (
+        (folder / "gateway.log").open("w") as log,
+        subprocess.Popen(  # noqa: S603  our own command
             command,
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
             start_new_session=True,  # so that Ctrl-C reaches the demo alone, which then ends it
-        )
+        ) as process,
+    ):
         try:
             yield _address(process, folder)
         finally:
@@ -168,7 +170,6 @@ def _gateway(folder: Path) -> Iterator[str]:
                 process.wait(_STOP_S)
             except subprocess.TimeoutExpired:
                 process.kill()
-                process.wait()
 
 
 def _address(process: subprocess.Popen[str], folder: Path) -> str:

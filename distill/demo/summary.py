@@ -107,12 +107,15 @@ def _certificate(point: OperatingPoint) -> Figures | None:
 
 
 def _cost(task: Mapping[str, Any]) -> Figures:
-    """With the student: teacher, audits and the student's busy time. Without: the teacher alone."""
-    cost, requests = task["cost"], task["requests"]
-    paid = cost["teacher"]["known"] + cost["audits"]["known"] + (cost["student"] or 0)
-    without = cost["teacher"]["known"] + cost["avoided"]["known"]
-    if not requests:
+    """With the student: teacher, audits and the student's busy time. Without: the teacher alone.
+
+    All are None where nothing was asked or a price is not known.
+    """
+    cost, requests, paid = task["cost"], task["requests"], task["cost"]["total"]
+    calls = (cost["teacher"], cost["avoided"])
+    if not requests or paid is None or any(each["unknown"] for each in calls):
         return {"with_student": None, "without_student": None, "saved_share": None}
+    without = sum(each["known"] for each in calls)
     return {
         "with_student": paid / requests / 1000,
         "without_student": without / requests / 1000,
@@ -169,6 +172,7 @@ def _service(found: Figures) -> Table:
             "USD per 1,000 requests, with / without the student",
             f"{cost['with_student']:.3f} / {cost['without_student']:.3f}",
         )
+    if cost["saved_share"] is not None:
         shown.add_row(
             Text("saved", style="bold green"), Text(f"{cost['saved_share']:.1%}", "bold green")
         )

@@ -67,8 +67,9 @@ class Shop:
         return Workspace(self.folder)
 
     def copy(self, parent: Path) -> Path:
-        """The same project in a place that a test may change."""
-        return Path(shutil.copytree(self.folder, parent / "shop", symlinks=True))
+        """The same project in a place that a test may change, without what was served in it."""
+        served = shutil.ignore_patterns("understudy.db*", "gateway.log")
+        return shutil.copytree(self.folder, parent / "shop", symlinks=True, ignore=served)
 
 
 def trained(factory: pytest.TempPathFactory) -> Shop:
@@ -113,7 +114,6 @@ def pretrain(folder: Path) -> Path:
             max_position_embeddings=256,
         )
     )
-    transformers.utils.logging.disable_progress_bar()
     network.save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
     return folder

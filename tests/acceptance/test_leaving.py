@@ -1,4 +1,4 @@
-"""How a gateway starts, ends and starts again: signals under load, and what stops it at the door."""
+"""How a gateway ends and starts again: signals under load, and what stops it at the door."""
 
 from __future__ import annotations
 

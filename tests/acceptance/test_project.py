@@ -52,7 +52,7 @@ def gateway(shop: Shop) -> Iterator[Process]:
 
 
 @pytest.fixture(scope="module")
-def interruption(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Interruption]:
+def interruption(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Interruption:
     """A project of JSON lines without gold labels, whose teacher is the shop's."""
     folder = unlabelled_project(shop, tmp_path_factory.mktemp("unlabelled"))
     command = ["distill", "--recipe", str(folder / "recipe.yaml")]
@@ -70,7 +70,7 @@ def interruption(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     left = [path.name for path in (folder / "bundles").glob("*")]
     with shops.one_thread():
         again = understudy(*command)
-    yield Interruption(folder, first.pid, other, left, again)
+    return Interruption(folder, first.pid, other, left, again)
 
 
 def unlabelled_project(shop: Shop, folder: Path) -> Path:

@@ -6,7 +6,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from itertools import repeat
+from itertools import islice, repeat
 
 import httpx2
 import pytest
@@ -18,7 +18,7 @@ from distill.demo.traffic import traffic
 from tests.acceptance import shop as shops
 
 RATE = 50.0  # requests a second
-SECONDS = 2.0
+COUNT = 100  # two seconds of them
 TICKET = Ticket("where is it", "order_status", "normal", ("refund",), 20.0, "c-1", "plain")
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n"
 
@@ -31,52 +31,37 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield address
 
 
-def sent(url: str, tickets: Iterator[Ticket], *, rate: float, until: Seen) -> Seen:
-    """Send tickets until as many are sent, or have been answered, as `until` says."""
+def sent(url: str, tickets: Iterator[Ticket], *, rate: float, count: int) -> Seen:
+    """Send this many tickets."""
     seen = Seen()
 
     async def send() -> None:
         stop = asyncio.Event()
-        sending = asyncio.create_task(crowd.send(url, tickets, rate=rate, seen=seen, stop=stop))
-        while seen.sent < until.sent or seen.turned_away < until.turned_away:
-            await asyncio.sleep(1 / rate)
-        stop.set()
-        await sending
+        await crowd.send(url, _until(stop, tickets, count), rate=rate, seen=seen, stop=stop)
 
     asyncio.run(send())
     return seen
 
 
+def answered_right(url: str, ticket: Ticket) -> bool:
+    """Whether the gateway says of a ticket what its gold labels say."""
+    body = {"input": ticket.text} | ({"fields": {"amount": ticket.amount}} if ticket.amount else {})
+    said = httpx2.post(f"{url}/v1/predict", json=body, timeout=60).json()["labels"]
+    heads = (said["intent"], said["urgency"], tuple(said["risk"]))
+    return heads == (ticket.intent, ticket.urgency, ticket.risk)
+
+
 @pytest.mark.slow
 def test_a_gateway_answers_the_crowd(url: str) -> None:
-    asked: list[Ticket] = []
-
-    def noted() -> Iterator[Ticket]:
-        for ticket in traffic(seed=0):
-            asked.append(ticket)
-            yield ticket
-
-    seen = sent(url, noted(), rate=RATE, until=Seen(sent=int(RATE * SECONDS)))
-    assert seen.sent >= RATE * SECONDS
+    asked = list(islice(traffic(seed=0), COUNT))
+    seen = sent(url, iter(asked), rate=RATE, count=COUNT)
     assert (seen.failed, seen.turned_away) == (0, 0)
-    assert seen.answered == seen.sent == len(asked)
+    assert seen.answered == seen.sent == COUNT
     assert seen.routes.total() == seen.answered
     assert seen.first_answer_at is not None
     assert len(seen.latest) == 5
-    # The same texts again, compared by hand: both models are deterministic.
-    inputs = [
-        {"text": each.text, "fields": {} if each.amount is None else {"amount": each.amount}}
-        for each in asked
-    ]
-    body = {"inputs": inputs}
-    found = httpx2.post(f"{url}/v1/predict", json=body, timeout=60).json()["results"]
-    right = sum(
-        reply["labels"]["intent"] == each.intent
-        and reply["labels"]["urgency"] == each.urgency
-        and tuple(reply["labels"]["risk"]) == each.risk
-        for each, reply in zip(asked, found, strict=True)
-    )
-    assert seen.right == right
+    # The same tickets again, compared by hand: both models are deterministic.
+    assert seen.right == sum(answered_right(url, ticket) for ticket in asked)
 
 
 def test_gold_labels_have_the_form_of_a_reply() -> None:
@@ -87,48 +72,59 @@ def test_a_gateway_that_is_gone_is_counted_as_failure() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{free.getsockname()[1]}"
-        seen = sent(address, repeat(TICKET), rate=200.0, until=Seen(sent=5))
-    assert seen.failed == seen.sent
+        seen = sent(address, repeat(TICKET), rate=200.0, count=5)
+    assert (seen.sent, seen.failed) == (5, 5)
     assert seen.first_answer_at is None
 
 
 def test_a_refusal_is_counted_as_failure() -> None:
     async def scene() -> Seen:
         seen, stop = Seen(), asyncio.Event()
-        async with _server(asyncio.Event()) as (address, release):
+        async with _server() as (address, release):
             release.set()
-            asyncio.get_running_loop().call_later(0.05, stop.set)
-            await crowd.send(address, repeat(TICKET), rate=100.0, seen=seen, stop=stop)
+            await crowd.send(
+                address, _until(stop, repeat(TICKET), 5), rate=200.0, seen=seen, stop=stop
+            )
         return seen
 
     seen = asyncio.run(scene())
-    assert seen.sent > 0
-    assert seen.failed == seen.sent
+    assert (seen.sent, seen.failed) == (5, 5)
     assert not seen.routes
 
 
 def test_who_finds_too_many_before_him_is_turned_away() -> None:
     async def scene() -> Seen:
-        seen, stop = Seen(), asyncio.Event()
-        async with _server(asyncio.Event()) as (address, release):
+        seen, full, stop = Seen(), asyncio.Event(), asyncio.Event()
+        tickets = _until(full, repeat(TICKET), crowd._IN_FLIGHT)
+        async with _server() as (address, release):
             sending = asyncio.create_task(
-                crowd.send(address, repeat(TICKET), rate=2000.0, seen=seen, stop=stop)
+                crowd.send(address, tickets, rate=2000.0, seen=seen, stop=stop)
             )
-            while not seen.turned_away:
-                await asyncio.sleep(0.01)
+            await full.wait()
+            await asyncio.sleep(0.05)  # at this rate a hundred more come
             stop.set()
             release.set()
             await sending
         return seen
 
     seen = asyncio.run(scene())
+    assert seen.turned_away > 0
     assert seen.failed == crowd._IN_FLIGHT
     assert seen.sent == seen.failed + seen.turned_away
 
 
+def _until(event: asyncio.Event, tickets: Iterator[Ticket], count: int) -> Iterator[Ticket]:
+    """The same tickets; with the last of `count` the event is set."""
+    for number, ticket in enumerate(tickets, 1):
+        if number == count:
+            event.set()
+        yield ticket
+
+
 @asynccontextmanager
-async def _server(release: asyncio.Event) -> AsyncIterator[tuple[str, asyncio.Event]]:
-    """What stands in for a gateway in trouble: silent until released, then it refuses."""
+async def _server() -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """What stands in for a gateway in trouble: silent until the event is set, then it refuses."""
+    release = asyncio.Event()
 
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while await reader.readline() not in {b"\r\n", b""}:

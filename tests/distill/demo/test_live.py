@@ -121,7 +121,7 @@ def test_money_is_shown_by_what_it_is_for() -> None:
 
 
 def test_the_latest_answers_are_shown_as_they_were_said() -> None:
-    nobody = {"route": "abstain", "reason": "high_risk", "labels": None}
+    nobody: dict[str, object] = {"route": "abstain", "reason": "high_risk", "labels": None}
     seen = Seen(latest=[(TICKET, REPLY), (TICKET, nobody)])
     lines = drawn(busy(), seen)
     said = line_with(lines, "refund · normal · legal, fraud", "(confident)")

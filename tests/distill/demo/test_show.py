@@ -120,14 +120,11 @@ def test_a_signal_ends_it_where_nothing_else_does(
     seen = Seen()
 
     async def interrupted() -> None:
-        watching = asyncio.create_task(show._watch(endless, url, seen, Console(quiet=True)))
-        while not seen.answered:
-            await asyncio.sleep(1 / plan.rate)
-        os.kill(os.getpid(), number)
-        await watching
+        asyncio.get_running_loop().call_later(1.0, os.kill, os.getpid(), number)
+        await show._watch(endless, url, seen, Console(quiet=True))
 
     asyncio.run(interrupted())
-    assert seen.answered + seen.failed == seen.sent
+    assert seen.answered == seen.sent > 0
 
 
 def test_a_gateway_that_does_not_start_is_told_with_where_to_read_why(

@@ -40,7 +40,8 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Sealed:
 @pytest.fixture
 def stats(serve: Opener) -> dict[str, Any]:
     """The reply of a gateway that answered three texts itself and asked its teacher for one."""
-    client = serve(tickets={"prices": {"teacher_usd_per_1000": 2.0}})
+    prices = {"teacher_usd_per_1000": 2.0, "instance_usd_per_hour": 0.0}  # a machine of one's own
+    client = serve(tickets={"prices": prices})
     for text in (CONFIDENT, CONFIDENT, CONFIDENT, UNSURE):
         client.post("/v1/predict", json={"input": text}).raise_for_status()
     found: dict[str, Any] = client.get("/v1/stats").json()
@@ -142,6 +143,24 @@ def test_unknown_prices_are_no_saving(teacher: Sealed, student: Sealed, serve: O
     )
     assert set(found["cost_usd_per_1000"].values()) == {None}
     assert "saved" not in drawn(found)
+
+
+def test_a_teacher_that_costs_nothing_leaves_nothing_to_save(
+    teacher: Sealed, student: Sealed, serve: Opener
+) -> None:
+    client = serve(tickets={"prices": {"teacher_usd_per_1000": 0, "instance_usd_per_hour": 0}})
+    client.post("/v1/predict", json={"input": CONFIDENT}).raise_for_status()
+    found = summary.figures(
+        teacher=teacher,
+        student=student,
+        stats=client.get("/v1/stats").json(),
+        seen=SEEN,
+        stages={},
+        first_answer_s=1.0,
+    )
+    assert found["cost_usd_per_1000"]["without_student"] == 0.0
+    assert found["cost_usd_per_1000"]["saved_share"] is None
+    assert "0.000 / 0.000" in drawn(found)
 
 
 def test_a_student_of_which_nothing_is_certified_promises_nothing(

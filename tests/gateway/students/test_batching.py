@@ -379,12 +379,13 @@ def test_a_text_that_comes_while_the_worker_lies_down_is_not_missed(
         with monkeypatch.context() as patch:
             patch.setattr(threading, "Condition", Bed)
             batcher = Batcher(Echo(open_bundle(path)), workers=1)
-        await batcher.submit(["first"])
-        while not lies_down.is_set():  # noqa: ASYNC110  another thread sets it
-            await asyncio.sleep(0)
-        second = batcher.submit(["second"])
-        came.set()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(SOON):
+            while not batcher._idle:  # noqa: ASYNC110  another thread sets it
+                await asyncio.sleep(0)
+            await batcher.submit(["first"])
+            assert await asyncio.to_thread(lies_down.wait, SOON)
+            second = batcher.submit(["second"])
+            came.set()
             results = await second
         await asyncio.to_thread(batcher.close)
         return results
