@@ -473,11 +473,24 @@ def _seal(
                 teacher_usd_per_1000=recipe.prices.teacher_usd_per_1000,
                 instance_usd_per_hour=recipe.prices.instance_usd_per_hour,
             ),
-            warnings=material.provenance.warnings,
+            warnings=(*material.provenance.warnings, *_flip_warnings(recipe, measured.parity)),
         )
     )
     (folder / "report.html").write_text(page, encoding="utf-8")
     (folder / SEALED).write_text(json.dumps({"id": sealed.id, "bundle": sealed.name}) + "\n")
+
+
+def _flip_warnings(recipe: Recipe, found: Parity) -> tuple[str, ...]:
+    """What the test split says against the gates that the search has let pass."""
+    gates = {
+        "labels": (found.label_flips, recipe.gates.label_flips),
+        "confident labels": (found.confident_flips, recipe.gates.confident_flips),
+    }
+    return tuple(
+        f"int8 changes {share:.2%} of the {what} of the test split; the recipe's gate is {gate:.2%}"
+        for what, (share, gate) in gates.items()
+        if share is not None and share > gate
+    )
 
 
 def _sealed(job: _Job, run: Run, stage: Path) -> Sealed:

@@ -75,5 +75,9 @@ def test_the_training_of_a_bundle_is_found_while_its_run_is_there(workspace: Wor
         seal = workspace.runs / name / "seal"
         seal.mkdir(parents=True)
         (seal / SEALED).write_text(json.dumps({"id": identity}))
-    assert workspace.training_of("b" * 64) == workspace.runs / "two" / "train"
+        (workspace.runs / name / "train").mkdir()
+    train = workspace.runs / "two" / "train"
+    assert workspace.training_of("b" * 64) == train
     assert workspace.training_of("c" * 64) is None
+    train.rmdir()
+    assert workspace.training_of("b" * 64) is None

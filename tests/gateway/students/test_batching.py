@@ -356,32 +356,25 @@ def test_an_observer_that_raises_keeps_no_answer_back(student: Recorder) -> None
     assert [str(each["exception"]) for each in complaints] == ["the metric is broken"]
 
 
-def test_a_text_that_comes_while_the_worker_lies_down_is_not_missed(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_text_that_comes_while_the_worker_lies_down_is_not_missed(path: Path) -> None:
     """The worker has found the queue empty and is not yet asleep: nobody can wake it."""
     lies_down, came = threading.Event(), threading.Event()
 
     class Bed(threading.Condition):
-        """Holds the worker back on its way to sleep, the second time it goes there."""
-
-        nights = 0
+        """Holds a worker back on its way to sleep."""
 
         def __enter__(self) -> bool:
             if threading.current_thread() is not threading.main_thread():
-                self.nights += 1
-                if self.nights == 2:
-                    lies_down.set()
-                    assert came.wait(SOON)
+                lies_down.set()
+                assert came.wait(SOON)
             return super().__enter__()
 
     async def work() -> list[Timed]:
-        with monkeypatch.context() as patch:
-            patch.setattr(threading, "Condition", Bed)
-            batcher = Batcher(Echo(open_bundle(path)), workers=1)
+        batcher = Batcher(Echo(open_bundle(path)), workers=1)
         async with asyncio.timeout(SOON):
             while not batcher._idle:  # noqa: ASYNC110  another thread sets it
                 await asyncio.sleep(0)
+            batcher._wake.__class__ = Bed
             await batcher.submit(["first"])
             assert await asyncio.to_thread(lies_down.wait, SOON)
             second = batcher.submit(["second"])

@@ -22,12 +22,14 @@ class Patient(ScriptedTeacher):
         super().__init__(TASK, labels={})
         self.free = asyncio.Event()
         self.started = asyncio.Event()
+        self.waiting = 0
         self.cancelled = 0
         self.closed = False
 
     async def answer(self, instance: Instance) -> Prediction:
         """Wait to be let."""
         self.started.set()
+        self.waiting += 1
         try:
             await self.free.wait()
         except asyncio.CancelledError:
@@ -59,18 +61,18 @@ def test_a_late_answer_is_a_timeout_and_its_work_is_ended() -> None:
     asyncio.run(work())
 
 
-def test_a_call_above_the_bound_is_refused_at_once() -> None:
+def test_a_call_waits_for_a_place_and_one_beyond_the_bound_is_refused_at_once() -> None:
     async def work() -> None:
         teacher = Patient()
         guard = Guard(teacher, timeout_s=30.0, concurrency=2)
-        running = [asyncio.create_task(guard.answer(ASKED)) for _ in range(2)]
+        calls = [asyncio.create_task(guard.answer(ASKED)) for _ in range(2 + 2 * 16)]
         await asyncio.sleep(0)
-        with pytest.raises(TeacherUnavailable, match="2 calls to scripted run already"):
+        assert teacher.waiting == 2  # the others wait for a place
+        with pytest.raises(TeacherUnavailable, match="34 calls to scripted run or wait already"):
             await guard.answer(ASKED)
         teacher.free.set()
-        await asyncio.gather(*running)
-        await guard.answer(ASKED)
-        assert teacher.calls == 3
+        await asyncio.gather(*calls)
+        assert teacher.calls == 34
 
     asyncio.run(work())
 
