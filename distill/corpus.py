@@ -157,4 +157,4 @@ def _tell(material: Material, narrator: Narrator) -> None:
     rows = ", ".join(f"{name} {count:,}" for name, count in material.provenance.rows.items())
     narrator.note(f"  {rows}; {material.provenance.duplicates:,} duplicates left out")
     for warning in material.provenance.warnings:
-        narrator.note(f"  [yellow]{warning}[/yellow]")
+        narrator.note(f"  {warning}", style="yellow")

@@ -37,16 +37,16 @@ class Narrator:
         self.console = console or Console(stderr=True, quiet=quiet, highlight=False)
         self._clock = clock
 
-    def note(self, text: str) -> None:
-        """One line."""
-        self.console.print(text)
+    def note(self, text: str, *, style: str = "") -> None:
+        """One line, shown as it is: brackets in a path are no markup."""
+        self.console.print(text, style=style or None, markup=False, soft_wrap=True)
 
     def stage(self, name: str, event: str) -> None:
         """A stage has `started`, is `finished`, or was `kept` from an earlier start."""
         if event == "kept":
-            self.console.print(f"[dim]{name}: kept from an earlier start[/dim]")
+            self.note(f"{name}: kept from an earlier start", style="dim")
         elif event == "started":
-            self.console.print(f"[bold]{name}[/bold]")
+            self.note(name, style="bold")
 
     @contextmanager
     def bar(self, title: str, unit: str = "texts") -> Iterator[Advance]:

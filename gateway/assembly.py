@@ -15,6 +15,7 @@ from gateway.contract.manifest import OperatingPoint, Task
 from gateway.errors import BundleMismatch, SettingsError, UnknownTask
 from gateway.routing.cascade import Cascade, OnUnavailable
 from gateway.routing.policy import EscalationPolicy
+from gateway.routing.risk import Rule
 from gateway.settings import Settings, TaskSettings, TeacherSettings
 from gateway.shadow.audit import Auditor
 from gateway.store.database import open_database
@@ -123,7 +124,7 @@ async def _open_task(
         teacher=teacher,
         policy=EscalationPolicy(
             threshold=_threshold(name, settings, student),
-            rules=tuple(rule.rule() for rule in settings.policy.rules),
+            rules=_rules(name, settings, student.task),
         ),
         prices=prices,
         observers=(*observers, auditor),
@@ -155,6 +156,26 @@ def _open_teacher(settings: TeacherSettings, task: Task) -> Teacher:
             fail_every=script.fail_every,
         )
     return Guard(teacher, timeout_s=settings.timeout_s, concurrency=settings.concurrency)
+
+
+def _rules(name: str, settings: TaskSettings, task: Task) -> tuple[Rule, ...]:
+    """The risk rules. Raises SettingsError for one that no answer of this task can ever meet."""
+    labels = {head.name: frozenset(head.labels) for head in task.heads}
+    for place, rule in enumerate(settings.policy.rules):
+        if rule.head is None:
+            continue
+        where = f"tasks.{name}.policy.rules.{place} ({rule.name})"
+        if rule.head not in labels:
+            raise SettingsError(
+                f"{where}: the student has no head {rule.head!r}",
+                mend=f"name one of: {', '.join(labels)}",
+            )
+        if unknown := sorted(set(rule.labels or ()) - labels[rule.head]):
+            raise SettingsError(
+                f"{where}: the head {rule.head!r} has no label {unknown[0]!r}",
+                mend=f"name labels of: {', '.join(sorted(labels[rule.head]))}",
+            )
+    return tuple(rule.rule() for rule in settings.policy.rules)
 
 
 def _threshold(name: str, settings: TaskSettings, student: Student) -> float | None:

@@ -57,19 +57,19 @@ def run(plan: Plan, *, fresh: bool, as_json: bool) -> None:
     if fresh:
         _forget(plan.folder)
     narrator.note(
-        "[bold]Understudy[/bold]: a small student learns from a teacher, then answers first\n"
+        "Understudy: a small student learns from a teacher, then answers first", style="bold"
     )
     project.write(plan.folder, count=plan.tickets, seed=plan.seed, recipe=plan.recipe)
     orders = recipe.load(plan.folder / recipe.FILE_NAME)
     workspace = Workspace(plan.folder)
-    narrator.note("The teacher: six layers of MiniLM, fine-tuned on gold labels")
+    narrator.note("\nThe teacher: six layers of MiniLM, fine-tuned on gold labels", style="green")
     teacher = pipeline.teach(orders, workspace, narrator)
-    narrator.note("The student: two of its layers, distilled from its answers")
+    narrator.note("\nThe student: two of its layers, distilled from its answers", style="green")
     student = pipeline.distill(orders, workspace, narrator)
     stages = {f"teacher_{name}": seconds for name, seconds in teacher.seconds.items()} | {
         f"student_{name}": seconds for name, seconds in student.seconds.items() if name != "collect"
     }
-    narrator.note(f"report: {student.report}")
+    narrator.note(f"\nreport: {student.report}")
     seen = crowd.Seen()
     starting = time.monotonic()
     with _gateway(plan.folder) as url:

@@ -144,7 +144,7 @@ class Cascade:
             ),
             at=self._clock(),
             audit_propensity=self._audit_share if confident else 0.0,
-            failure=taught.failure if taught else "",
+            failure=(taught.failure if taught else "") or ("" if timed else StudentFailed.code),
         )
 
     def _route(

@@ -9,7 +9,6 @@ from gateway.errors import TeacherTimeout, TeacherUnavailable
 from gateway.teachers.base import Teacher
 from gateway.types import Instance, Prediction
 
-
 _WAITING = 16  # calls that may wait for each one that runs; more would hardly be answered in time
 
 

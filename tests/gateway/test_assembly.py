@@ -209,3 +209,18 @@ def test_the_only_task_needs_no_name(tmp_path: Path) -> None:
     assert gateway.cascade(None) is gateway.cascade("tickets")
     with pytest.raises(UnknownTask):
         gateway.cascade("other")
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ({"head": "tone", "labels": ["angry"]}, "has no head 'tone'"),
+        ({"head": "intent", "labels": ["fraud", "froud"]}, "has no label 'froud'"),
+    ],
+)
+def test_a_rule_that_could_never_hold_is_refused(
+    tmp_path: Path, rule: dict[str, Any], message: str
+) -> None:
+    chosen = loaded(tmp_path, policy={"rules": [{"name": "careful", **rule}]})
+    with pytest.raises(SettingsError, match=message):
+        opened(chosen)

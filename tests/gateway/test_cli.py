@@ -261,6 +261,13 @@ def test_a_key_needs_a_plain_name(understudy: Command) -> None:
     assert "name" in ran.err
 
 
+@pytest.fixture(autouse=True)
+def _the_real_commands_after() -> Iterator[None]:
+    """What has joined is looked up once; the next test looks again."""
+    yield
+    cli._joined.cache_clear()
+
+
 def join(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     """Let one command join, as an installed package would."""
     entry = EntryPoint(name=name, value=value, group="understudy.commands")
