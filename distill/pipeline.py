@@ -25,6 +25,7 @@ from tokenizers import Tokenizer
 from distill import certify, labeling, pretrained, report
 from distill.certify import Gold
 from distill.corpus import Material, collect
+from distill.data import augment
 from distill.draft import Draft, Facts
 from distill.evaluate import Curves, Opinion, evaluate
 from distill.networks import encoder
@@ -58,7 +59,7 @@ TEACHER_TOKENS = 256  # what MiniLM was trained to read; the student may be give
 _CHARACTERS_A_TOKEN = 16  # far above any language's mean, so that tokens decide what is cut
 _REPRESENTATIVE = 400  # texts on which static quantisation sets its ranges
 _TIMED = 300  # texts of the latency benchmark
-_COMMON_PIECES = 8_000  # of BERT's 30,522: 3 MB of int8 rows, and most words of plain English
+_COMMON_PIECES = 10_000  # of BERT's 30,522: 4 MB of int8 rows, and most words of plain English
 _GOLDEN = 32  # texts of the self-test
 
 
@@ -245,26 +246,37 @@ def _evaluate_teacher(
 
 
 def _label(job: _Job, teacher: Bundle, folder: Path) -> None:
-    """The teacher's logits for every part, a file each."""
+    """The teacher's logits for every part and for noisy copies of the texts, a file each."""
     model = Student(teacher)
-    parts = job.material.splits.parts()
-    texts = [row.text for rows in parts.values() for row in rows]
+    parts = {name: _texts(rows) for name, rows in job.material.splits.parts().items()}
+    parts["copies"] = list(
+        augment.copies(
+            parts["train"] + parts["unlabelled"],
+            count=job.recipe.student.augment,
+            seed=job.recipe.seed,
+        )
+    )
+    texts = [text for part in parts.values() for text in part]
     with job.narrator.bar("the teacher labels") as bar:
         logits = labeling.label(model, texts, folder / "cache", bar)
     start = 0
-    for name, rows in parts.items():
-        np.save(folder / f"{name}.npy", logits[start : start + len(rows)])
-        start += len(rows)
+    for name, part in parts.items():
+        np.save(folder / f"{name}.npy", logits[start : start + len(part)])
+        start += len(part)
+    (folder / "copies.json").write_text(json.dumps(parts["copies"]) + "\n")
 
 
 def _train_student(job: _Job, teacher: Bundle, labelled: Path, folder: Path) -> None:
     recipe, material = job.recipe, job.material
     plan = recipe.student
-    rows = (*material.splits.train, *material.splits.unlabelled)
+    originals = (*material.splits.train, *material.splits.unlabelled)
+    copied = [Example(text=text) for text in json.loads((labelled / "copies.json").read_text())]
+    rows = (*originals, *copied)
     torch.manual_seed(recipe.seed)
     network, tokenizer = _untrained_student(job, teacher)
+    encoder.keep_positions(network, plan.max_tokens)
     if plan.prune_vocabulary:
-        pruned = prune_vocabulary.prune(tokenizer, _texts(rows), common=_COMMON_PIECES)
+        pruned = prune_vocabulary.prune(tokenizer, _texts(originals), common=_COMMON_PIECES)
         encoder.keep_words(network, pruned.kept)
         tokenizer = pruned.tokenizer
     encoding = Encoding(tokenizer, _limits(plan.max_tokens))
@@ -272,7 +284,9 @@ def _train_student(job: _Job, teacher: Bundle, labelled: Path, folder: Path) -> 
         material.task,
         _ids(encoding, rows),
         _gold(material, rows),
-        np.concatenate([np.load(labelled / f"{part}.npy") for part in ("train", "unlabelled")]),
+        np.concatenate(
+            [np.load(labelled / f"{part}.npy") for part in ("train", "unlabelled", "copies")]
+        ),
     )
     with job.narrator.bar("training the student") as bar:
         history = train(

@@ -184,18 +184,21 @@ teacher:
     batch: 32                  # rows of one step
     learning_rate: 1.0e-4      # of the encoder
     head_learning_rate: 2.0e-3 # of the new heads
+    dropout: 0.1
     losses:
       - {name: cross_entropy, weight: 1.0}
 
 student:
   layers: [0, 1]               # taken from the teacher, or from base if it is no encoder
   max_tokens: 64               # longer texts are cut, and go to the teacher
-  prune_vocabulary: true       # drop the tokens that the data never uses
+  prune_vocabulary: true       # drop rare tokens that the data never uses
+  augment: 2                   # noisy copies of each text, which the teacher labels too
   training:
-    epochs: 6
+    epochs: 5
     batch: 32
     learning_rate: 3.0e-4
     head_learning_rate: 2.0e-3
+    dropout: 0.0               # the teacher's soft answers hold the student back from overfitting
     losses:                    # kl, cross_entropy or logit_mse
       - {name: kl, weight: 1.0, temperature: 2.0}
       - {name: logit_mse, weight: 0.3}

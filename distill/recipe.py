@@ -113,6 +113,7 @@ class Training(_Part):
     batch: int = Field(default=32, ge=1, le=4096, description="rows of one step")
     learning_rate: OpenShare = Field(description="of the encoder, at its peak")
     head_learning_rate: OpenShare = Field(default=2.0e-3, description="of the new heads")
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     losses: tuple[LossTerm, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -146,9 +147,11 @@ class StudentPlan(_Part):
     layers: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0, 1), min_length=1)
     max_tokens: int = Field(default=64, ge=8, le=512)  # 512: the positions of a BERT
     prune_vocabulary: bool = True
+    augment: int = Field(default=2, ge=0, le=20, description="noisy copies of each text")
     training: Training = Training(
-        epochs=6,
+        epochs=5,
         learning_rate=3.0e-4,
+        dropout=0.0,
         losses=(
             LossTerm(name="kl", weight=1.0, temperature=2.0),
             LossTerm(name="logit_mse", weight=0.3),

@@ -68,6 +68,9 @@ def train(
 
     Interrupted and called again with the same `checkpoints`, it goes on after the last whole epoch.
     """
+    for part in module.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = plan.dropout
     accelerator = Accelerator(mixed_precision="bf16" if _has_bf16() else "no")
     # Fused: a quarter off a step, for the embedding table is most of the parameters.
     optimizer = torch.optim.AdamW(_groups(module, plan), weight_decay=_DECAY, fused=True)

@@ -34,9 +34,12 @@ teacher:
     learning_rate: 2.0e-4
     losses: [{name: cross_entropy}]
 student:
+  max_tokens: 96
+  augment: 0
   training:
     epochs: 4
     learning_rate: 4.0e-4
+    dropout: 0.0
     losses: [{name: kl, weight: 1.0, temperature: 2.0}, {name: logit_mse, weight: 0.3}]
 certificate: {alpha: 0.05, delta: 0.05}
 prices: {teacher_usd_per_1000: 2.00, instance_usd_per_hour: 0.10}

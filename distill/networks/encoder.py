@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from gateway.errors import RecipeError
 
-_DROPOUT = 0.1  # BERT's own rate, for the residual branches and before the heads
+_DROPOUT = 0.1  # BERT's own rate, until a training plan says another
 # What config.json must say, for the layers below give other numbers for anything else.
 _BERT = {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute"}
 _MASKED = -1e4  # added to the score of a padded key; exp(-1e4) is 0 in fp32 and bf16
@@ -184,6 +184,14 @@ def keep_words(encoder: Encoder, kept: Sequence[int]) -> None:
     fewer.weight.data.copy_(encoder.words.weight.detach()[rows])
     encoder.words = fewer
     encoder.shape = replace(encoder.shape, vocabulary=len(kept))
+
+
+def keep_positions(encoder: Encoder, count: int) -> None:
+    """Keep only the first `count` positions: no longer text will be read."""
+    fewer = nn.Embedding(count, encoder.shape.hidden)
+    fewer.weight.data.copy_(encoder.positions.weight.detach()[:count])
+    encoder.positions = fewer
+    encoder.shape = replace(encoder.shape, positions=count)
 
 
 def _new_heads(shape: EncoderShape) -> dict[str, Tensor]:
