@@ -60,7 +60,7 @@ def collect(
         )
     inputs: dict[str, object] = {
         "sources": dict(corpus.sources),
-        "data": recipe.data.model_dump(mode="json"),
+        "data": recipe.data.model_dump(mode="json", exclude={"severity"}),
         "seed": recipe.seed,
         "task": task.model_dump(mode="json"),
         "labelled_by": None if gold or teacher is None else open_bundle(teacher).id,

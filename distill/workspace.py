@@ -15,6 +15,7 @@ from typing import Literal
 Role = Literal["student", "teacher"]
 
 SEALED = "sealed.json"  # in a run's seal stage: which bundle came of it
+TAUGHT = "taught.json"  # in a train stage: the ids of the rows that the network has learnt from
 
 
 @dataclass(frozen=True, slots=True)

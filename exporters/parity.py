@@ -7,12 +7,14 @@ that what is measured is what is served. It decides nothing but whether a gate i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gateway import cores
 from gateway.contract.calibration import Calibration
 from gateway.contract.encoding import Encoding, pad
 from gateway.contract.manifest import Parity
@@ -49,14 +51,14 @@ ODD_TEXTS = (
 
 @dataclass(frozen=True, slots=True)
 class BatchEffect:
-    """What batch mates change: the share of labels, and the largest move of a score."""
+    """What batch mates change: labels or decisions (a share), and the largest move of a score."""
 
-    label_flips: float
+    flips: float
     score_difference: float
 
     def invariant(self, *, score_difference: float = ALIKE) -> bool:
-        """Whether a text may be batched: no label moves, and scores only by rounding."""
-        return self.label_flips == 0.0 and self.score_difference <= score_difference
+        """Whether a text may be batched: nothing it says moves, and scores only by rounding."""
+        return self.flips == 0.0 and self.score_difference <= score_difference
 
 
 def flips(calibration: Calibration, ours: Floats, theirs: Floats) -> Bools:
@@ -87,29 +89,42 @@ def confident_flips(
 
 
 def alone(session: Session, rows: Rows) -> Floats:
-    """The logits of each text run by itself."""
-    return np.concatenate([session.run([row])[0] for row in rows])
+    """The logits of each text run by itself, on all cores."""
+    with ThreadPoolExecutor(cores.available()) as pool:
+        return np.concatenate(list(pool.map(lambda row: session.run([row])[0], rows)))
 
 
 def in_batches(session: Session, rows: Rows, *, size: int = BATCH) -> Floats:
     """The logits of each text run among others, of mixed lengths, in a shuffled but fixed order."""
     order = np.random.default_rng(0).permutation(len(rows))
     parts = [order[start : start + size] for start in range(0, len(order), size)]
-    shuffled = np.concatenate([session.run([rows[i] for i in part])[0] for part in parts])
+    with ThreadPoolExecutor(cores.available()) as pool:
+        runs = pool.map(lambda part: session.run([rows[i] for i in part])[0], parts)
+        shuffled = np.concatenate(list(runs))
     logits = np.empty_like(shuffled)
     logits[order] = shuffled
     return logits
 
 
-def batch_effect(session: Session, rows: Rows, calibration: Calibration) -> BatchEffect:
+def batch_effect(
+    session: Session, rows: Rows, calibration: Calibration, threshold: float | None = None
+) -> BatchEffect:
     """Compare each text alone with the same text in mixed batches."""
-    return effect_of(calibration, alone(session, rows), in_batches(session, rows))
+    return effect_of(calibration, alone(session, rows), in_batches(session, rows), threshold)
 
 
-def effect_of(calibration: Calibration, single: Floats, batched: Floats) -> BatchEffect:
-    """The effect of batch mates, from the logits of both ways."""
-    gap = np.abs(calibration.read(single)[1] - calibration.read(batched)[1])
-    return BatchEffect(label_flips(calibration, single, batched), float(gap.max()))
+def effect_of(
+    calibration: Calibration, single: Floats, batched: Floats, threshold: float | None
+) -> BatchEffect:
+    """The effect of batch mates, from the logits of both ways.
+
+    A decision moves when the score is at or above the threshold one way and below it the other.
+    """
+    one, other = calibration.read(single)[1], calibration.read(batched)[1]
+    moved = flips(calibration, single, batched)
+    if threshold is not None:
+        moved |= (one >= threshold) != (other >= threshold)
+    return BatchEffect(float(moved.mean()), float(np.abs(one - other).max()))
 
 
 def fp32_difference(
@@ -171,7 +186,7 @@ def measure(
     """
     calibration = served.calibration
     ours = alone(served.session, rows)
-    effect = effect_of(calibration, ours, in_batches(served.session, rows))
+    effect = effect_of(calibration, ours, in_batches(served.session, rows), threshold)
     quantised = served.bundle.manifest.graph.precision != "fp32"
     theirs = alone(fp32, rows) if quantised else ours
     return Parity(
@@ -182,7 +197,7 @@ def measure(
         confident_flips=confident_flips(calibration, ours, theirs, threshold)
         if quantised
         else None,
-        batch_label_flips=effect.label_flips,
+        batch_label_flips=effect.flips,
         batch_score_difference=effect.score_difference,
     )
 

@@ -145,7 +145,7 @@ class _Yardstick:
         logits = alone(session, self.rows)
         if not np.isfinite(logits).all():
             raise ValueError("it gives numbers that are not finite")
-        effect = effect_of(self.calibration, logits, in_batches(session, self.rows))
+        effect = effect_of(self.calibration, logits, in_batches(session, self.rows), self.threshold)
         flipped = label_flips(self.calibration, logits, self.reference)
         confident = confident_flips(self.calibration, logits, self.reference, self.threshold)
         return _Candidate(

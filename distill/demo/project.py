@@ -27,7 +27,7 @@ data:
   severity:
     intent: {suspected_fraud: 10, legal_threat: 10}
     risk: {fraud: 10, legal: 10}
-  split: {calibration: 0.10, certification: 0.20, test: 0.20}
+  split: {calibration: 0.10, certification: 0.20, test: 0.15}
 teacher:
   training:
     epochs: 3
@@ -37,8 +37,8 @@ student:
   max_tokens: 96
   augment: 0
   training:
-    epochs: 4
-    learning_rate: 4.0e-4
+    epochs: 3
+    learning_rate: 5.0e-4
     dropout: 0.0
     losses: [{name: kl, weight: 1.0, temperature: 2.0}, {name: logit_mse, weight: 0.3}]
 certificate: {alpha: 0.05, delta: 0.05}

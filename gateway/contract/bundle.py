@@ -21,6 +21,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -66,9 +67,7 @@ class Bundle:
 
 def canonical(manifest: Manifest) -> bytes:
     """The one JSON form of a manifest: sorted keys, no spaces, UTF-8."""
-    content = manifest.model_dump(mode="json")
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return text.encode()
+    return _canonical_form(manifest.model_dump(mode="json"))
 
 
 def bundle_id(manifest: Manifest) -> str:
@@ -147,7 +146,7 @@ def open_bundle(path: Path) -> Bundle:
             f"{path}: the tokenizer is not the one that the model was trained with",
             mend=_REBUILD,
         )
-    if canonical(manifest) != raw:
+    if _canonical_form(json.loads(raw)) != raw:  # of the file, not of today's defaults
         raise BundleCorrupt(f"{path}: {MANIFEST} is not in its canonical form", mend=_REBUILD)
     identity = hashlib.sha256(raw).hexdigest()
     name = folder_name(manifest.task.name, identity)
@@ -163,6 +162,11 @@ def open_bundle(path: Path) -> Bundle:
         model=contents[MODEL],
         tokenizer=contents[TOKENIZER],
     )
+
+
+def _canonical_form(content: Any) -> bytes:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return text.encode()
 
 
 def _parse(raw: bytes, path: Path) -> Manifest:

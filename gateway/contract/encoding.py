@@ -5,7 +5,6 @@ Only this file reads tokenizer.json. It cuts text itself, so that a cut is alway
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -73,9 +72,3 @@ def pad(rows: Sequence[Sequence[int]]) -> tuple[Ids, Ids]:
         ids[place, : len(row)] = row
         mask[place, : len(row)] = 1
     return ids, mask
-
-
-def vocabulary_of(tokenizer: bytes) -> dict[str, int]:
-    """Token -> id of a tokenizer.json, as it is written there."""
-    found: dict[str, int] = json.loads(tokenizer)["model"]["vocab"]
-    return found

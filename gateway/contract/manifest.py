@@ -222,7 +222,9 @@ class Parity(_Part):
     confident_flips: Share | None = Field(
         default=None, description="of those at or above threshold"
     )
-    batch_label_flips: Share | None = Field(default=None, description="alone vs in a batch")
+    batch_label_flips: Share | None = Field(
+        default=None, description="alone vs in a batch: label or decision"
+    )
     batch_score_difference: float | None = None
 
 
