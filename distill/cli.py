@@ -25,8 +25,12 @@ def init(
     name: Annotated[str, typer.Argument(help="The task's name, such as `tickets`.")],
     data: Annotated[Path, typer.Option(help="CSV, JSONL or Parquet.")],
     label_column: Annotated[
-        list[str], typer.Option(help="COLUMN, or COLUMN:flags for `a|b` cells; may be repeated.")
-    ],
+        list[str] | None,
+        typer.Option(help="COLUMN, or COLUMN:flags for `a|b` cells; may be repeated."),
+    ] = None,
+    teacher: Annotated[
+        Path | None, typer.Option(help="A bundle that labels the texts; its labels are taken.")
+    ] = None,
     text_column: Annotated[str, typer.Option()] = "text",
     test: Annotated[Path | None, typer.Option(help="A file of its own for the test.")] = None,
     unlabelled: Annotated[
@@ -44,11 +48,12 @@ def init(
     """Write a commented project: recipe.yaml and understudy.yaml."""
     from distill import project  # noqa: PLC0415  keeps `--help` fast
 
-    columns = [project.LabelColumn.parse(each) for each in label_column]
+    columns = [project.LabelColumn.parse(each) for each in label_column or ()]
     plan = project.Project(
         task=name,
         data=data,
         label_columns=columns,
+        teacher=teacher,
         text_column=text_column,
         test=test,
         unlabelled=unlabelled,
@@ -59,7 +64,8 @@ def init(
         typer.echo(f"wrote {path}")
     where = "" if out == Path() else f" --recipe {out / 'recipe.yaml'}"
     typer.echo("\nNext: read the two files, then")
-    typer.echo(f"  understudy teach{where}      # only if there is no teacher yet")
+    if teacher is None:
+        typer.echo(f"  understudy teach{where}      # only if there is no teacher yet")
     typer.echo(f"  understudy distill{where}")
 
 
@@ -123,7 +129,7 @@ def demo(
     ),
     seconds: Annotated[float, typer.Option(help="Live traffic with --once.", min=1.0)] = 30.0,
     rate: Annotated[float, typer.Option(help="Requests a second.", min=1.0)] = 120.0,
-    tickets: Annotated[int, typer.Option(help="Tickets in the world.", min=1000)] = 9000,
+    tickets: Annotated[int, typer.Option(help="Tickets in the world.", min=1000)] = 7500,
     seed: Annotated[int, typer.Option(help="Of the ticket world.", min=0)] = 0,
 ) -> None:
     """The whole loop on synthetic tickets: teach, distil, serve, live traffic."""

@@ -26,6 +26,8 @@ from gateway.errors import DataError
 from gateway.students.student import Student
 from gateway.types import Prediction
 
+_ROWS_A_GROUP = 1.5  # mean; with more the rows are no longer nearly independent
+
 
 @dataclass(frozen=True, slots=True)
 class Material:
@@ -78,7 +80,7 @@ def collect(
                 seed=recipe.seed,
                 test=deduplicate.deduplicate(test)[0],
             )
-            warnings = split.check_leaks(parts)
+            warnings = (*split.check_leaks(parts), *_group_warnings(parts.certification))
             split.save(parts, folder)
             provenance.describe(corpus, found, parts, warnings=warnings).write(
                 folder / "provenance.json"
@@ -95,6 +97,18 @@ def collect(
         )
     _tell(material, narrator)
     return material
+
+
+def _group_warnings(rows: Sequence[Example]) -> tuple[str, ...]:
+    """Rows of one group are hardly independent, and the certificate takes all rows to be so."""
+    groups = len({row.group or row.id for row in rows})
+    if not rows or len(rows) / groups <= _ROWS_A_GROUP:
+        return ()
+    warning = (
+        f"the {len(rows)} certification rows come from {groups} groups: the certificate counts "
+        "them as independent and promises too much"
+    )
+    return (warning,)
 
 
 def _in_order_of(teacher: Path, task: Task) -> Task:

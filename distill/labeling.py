@@ -19,7 +19,6 @@ from gateway.students.student import Student
 Floats = NDArray[np.float32]
 
 _CHUNK = 512  # texts between two writes of the cache: some seconds of a teacher's work
-_BATCH = 8  # texts a run; more win nothing on a CPU once lengths are alike
 
 
 def label(teacher: Student, texts: Sequence[str], cache: Path, progress: Advance) -> Floats:
@@ -45,15 +44,10 @@ def label(teacher: Student, texts: Sequence[str], cache: Path, progress: Advance
 
 
 def read(model: Student, texts: Sequence[str]) -> Floats:
-    """A model's raw logits for texts, on all cores; each as it would be served alone."""
-    order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
-    batches = [order[at : at + _BATCH] for at in range(0, len(order), _BATCH)]
-
-    def run(batch: list[int]) -> Floats:
-        return model.logits([each.ids for each in model.encode([texts[row] for row in batch])])
-
-    logits = np.zeros((len(texts), model.task.outputs), np.float32)
+    """A model's raw logits for texts, each run alone, on all cores."""
+    rows = [each.ids for each in model.encode(texts)]
+    logits = np.zeros((len(rows), model.task.outputs), np.float32)
     with ThreadPoolExecutor(cores.available()) as pool:
-        for batch, part in zip(batches, pool.map(run, batches), strict=True):
-            logits[batch] = part
+        for place, part in enumerate(pool.map(lambda row: model.logits([row])[0], rows)):
+            logits[place] = part
     return logits

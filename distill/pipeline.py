@@ -499,6 +499,12 @@ def _seal(
         parent=job.workspace.bundles,
     )
     sealed = open_bundle(path)
+    _report(job, sealed, measured, trained, folder)
+    (folder / SEALED).write_text(json.dumps({"id": sealed.id, "bundle": sealed.name}) + "\n")
+
+
+def _report(job: _Job, sealed: Bundle, measured: Measured, trained: Path, folder: Path) -> None:
+    recipe, teacher = job.recipe, job.teacher
     history = json.loads((trained / "history.json").read_text())
     page = report.render(
         report.Report(
@@ -513,11 +519,13 @@ def _seal(
                 teacher_usd_per_1000=recipe.prices.teacher_usd_per_1000,
                 instance_usd_per_hour=recipe.prices.instance_usd_per_hour,
             ),
-            warnings=(*material.provenance.warnings, *_flip_warnings(recipe, measured.parity)),
+            warnings=(
+                *job.material.provenance.warnings,
+                *_flip_warnings(recipe, measured.parity),
+            ),
         )
     )
     (folder / "report.html").write_text(page, encoding="utf-8")
-    (folder / SEALED).write_text(json.dumps({"id": sealed.id, "bundle": sealed.name}) + "\n")
 
 
 def _proven(found: Graph, on_test: Parity) -> Graph:

@@ -18,7 +18,8 @@ import yaml
 
 from distill import recipe
 from distill.data import sources
-from gateway.contract.manifest import HeadKind
+from gateway.contract.bundle import open_bundle
+from gateway.contract.manifest import Head, HeadKind
 from gateway.errors import UsageError
 
 SETTINGS_NAME = "understudy.yaml"
@@ -49,11 +50,16 @@ class LabelColumn:
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """What a person says about a new project. Paths are relative to the working folder."""
+    """What a person says about a new project. Paths are relative to the working folder.
+
+    With a `teacher` bundle its manifest names the heads and their labels; label columns, where
+    there are any, then hold gold labels for the heads of their names.
+    """
 
     task: str
     data: Path
-    label_columns: Sequence[LabelColumn]
+    label_columns: Sequence[LabelColumn] = ()
+    teacher: Path | None = None
     text_column: str = "text"
     test: Path | None = None
     unlabelled: Path | None = None
@@ -65,10 +71,11 @@ def create(folder: Path, project: Project, *, force: bool = False) -> list[Path]
     """Read the data, then write recipe.yaml and understudy.yaml into `folder`; returns both paths.
 
     Raises UsageError when a file is there already (unless `force`) or cannot be written,
-    RecipeError or DataError when the project could not be trained as it is described.
+    BundleError when the teacher cannot be opened, RecipeError or DataError when the project could
+    not be trained as it is described.
     """
     files = {folder / recipe.FILE_NAME: _recipe_text(folder, project)}
-    files[folder / SETTINGS_NAME] = _SETTINGS.substitute(task=_scalar(project.task))
+    files[folder / SETTINGS_NAME] = _settings_text(folder, project)
     if (there := [str(path) for path in files if path.exists()]) and not force:
         raise UsageError(
             f"{' and '.join(there)} would be overwritten",
@@ -100,6 +107,11 @@ def _write_all(files: Mapping[Path, str]) -> None:
             each.unlink(missing_ok=True)
 
 
+def _settings_text(folder: Path, project: Project) -> str:
+    taught = "bundles/teacher" if project.teacher is None else _path(project.teacher, folder)
+    return _SETTINGS.substitute(task=_scalar(project.task), teacher=taught)
+
+
 def _recipe_text(folder: Path, project: Project) -> str:
     return _RECIPE.substitute(
         task=_scalar(project.task),
@@ -109,13 +121,48 @@ def _recipe_text(folder: Path, project: Project) -> str:
         text_column=_scalar(project.text_column),
         group_column=_scalar(project.group_column),
         field_columns=f"[{', '.join(map(_scalar, project.field_columns))}]",
-        heads=_heads(project.label_columns),
+        heads=_heads(project),
+        teacher=_path(project.teacher, folder),
     )
 
 
-def _heads(columns: Sequence[LabelColumn]) -> str:
+def _heads(project: Project) -> str:
+    """The heads of the recipe, a line each, in the order of the model's outputs."""
+    columns = _by_head(project.label_columns)
+    if project.teacher is not None:
+        return _heads_of_teacher(project.teacher, columns)
     if not columns:
-        raise UsageError("no column of labels is named", mend="add --label-column COLUMN")
+        raise UsageError(
+            "no labels are named",
+            mend="add --label-column COLUMN or, for texts without labels, --teacher BUNDLE",
+        )
+    return "\n".join(
+        f"    {_scalar(name)}: {{kind: {each.kind}, column: {_scalar(each.column)}}}"
+        for name, each in columns.items()
+    )
+
+
+def _heads_of_teacher(path: Path, columns: Mapping[str, LabelColumn]) -> str:
+    """The heads of a bundle with all their labels, so that no text has to have one."""
+    heads = {head.name: head for head in open_bundle(path).manifest.task.heads}
+    for name, each in columns.items():
+        if name not in heads or heads[name].kind is not each.kind:
+            raise UsageError(
+                f"--label-column {each.column}: the teacher has no {each.kind} head "
+                f"{name!r}{recipe.hint(name, heads)}",
+                mend="leave the option out, or name a column as the teacher's head is named",
+            )
+    return "\n".join(_head(head, columns.get(head.name)) for head in heads.values())
+
+
+def _head(head: Head, gold: LabelColumn | None) -> str:
+    column = _scalar(gold.column if gold else head.name)
+    labels = ", ".join(map(_scalar, head.labels))
+    return f"    {_scalar(head.name)}: {{kind: {head.kind}, column: {column}, labels: [{labels}]}}"
+
+
+def _by_head(columns: Sequence[LabelColumn]) -> dict[str, LabelColumn]:
+    """Name of the head that a column makes -> the column."""
     heads: dict[str, LabelColumn] = {}
     for number, each in enumerate(columns, 1):
         name = re.sub(r"[^A-Za-z0-9_.-]+", "_", each.column).strip("_.-") or f"head_{number}"
@@ -125,10 +172,7 @@ def _heads(columns: Sequence[LabelColumn]) -> str:
                 mend="name each label column once, or rename the column",
             )
         heads[name] = each
-    return "\n".join(
-        f"    {_scalar(name)}: {{kind: {each.kind}, column: {_scalar(each.column)}}}"
-        for name, each in heads.items()
-    )
+    return heads
 
 
 def _path(path: Path | None, folder: Path) -> str:
@@ -176,7 +220,8 @@ $heads
     test: 0.15                 # measures, and is touched once; ignored if data.test is given
 
 teacher:
-  bundle: null                 # a teacher bundle that exists; null: `understudy teach` makes one
+  # A teacher bundle that exists; null: `understudy teach` makes one.
+  bundle: $teacher
   base: minilm                 # minilm, or a folder with a BERT-shaped model
   layers: 6                    # how many of its layers are kept
   training:
@@ -231,7 +276,8 @@ tasks:
     student:
       bundle: bundles/student  # answers first
     teacher:
-      bundle: bundles/teacher  # answers where the student is not sure enough
+      # Answers where the student is not sure enough.
+      bundle: $teacher
     policy:
       # Never for the student, e.g. - {name: large_amount, field: amount, above: 1000}
       rules: []

@@ -1,4 +1,4 @@
-"""What was measured of a student -> one HTML page, by which an engineer decides to serve it or not.
+"""What was measured of a model -> one HTML page, by which an engineer decides to serve it or not.
 
 The page stands alone: style and plots are inside it, and it runs no script. Nothing is measured
 here; what is unknown is said to be unknown.
@@ -31,7 +31,8 @@ _ESCALATIONS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 class Report:
     """All that the page tells. `history` is the mean training loss per epoch, sizes are bytes.
 
-    `bundle` is the name of the student's folder; `teacher` is None where the teacher has no bundle.
+    `bundle` is the name of the model's folder; `teacher` is None where the teacher has no bundle,
+    and where the model is the teacher itself.
     """
 
     manifest: Manifest
@@ -66,9 +67,9 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The line on top: may the student serve, on what evidence, and what to do."""
+    """The line on top: may the model serve, on what evidence, and what to do."""
 
-    tone: Literal["good", "caution", "bad"]
+    tone: Literal["plain", "good", "caution", "bad"]
     title: str
     text: str
     advice: tuple[str, ...] = ()
@@ -139,7 +140,12 @@ def render(report: Report) -> str:
 
 
 def verdict(report: Report) -> Verdict:
-    """The verdict in words; good is only a certificate on gold labels that the test bears out."""
+    """The verdict in words; good is only a certificate on gold labels that the test bears out.
+
+    A teacher is measured, not judged: it answers what no student may.
+    """
+    if report.manifest.role == "teacher":
+        return _of_teacher(report)
     if report.certified is None:
         return Verdict(
             "bad",
@@ -175,7 +181,9 @@ def verdict(report: Report) -> Verdict:
 
 
 def tiles(report: Report) -> tuple[Tile, ...]:
-    """The overview: quality, what is sent on, size, speed, money."""
+    """The overview: quality, size, speed; of a student also what is sent on, and money."""
+    if report.manifest.role == "teacher":
+        return _teacher_tiles(report)
     return (
         *_quality_tiles(report.evaluation),
         Tile("Bundle size", size(report.size), _larger(report.size, report.teacher_size)),
@@ -269,6 +277,22 @@ def within(share: float, rows: int) -> str:
     return f"{low * 100:.1f} to {high * 100:.1f}{_SPACE}%"
 
 
+def _of_teacher(report: Report) -> Verdict:
+    """What the teacher gets right, by head, and what it is good for."""
+    evaluation = report.evaluation
+    if evaluation is None:
+        text = "Nothing was measured on a test split."
+    else:
+        heads = ", ".join(f"{each.head} {percent(each.accuracy)}" for each in evaluation.heads)
+        text = (
+            f"Accuracy by head on {count(evaluation.rows)} {evaluation.labels}-labelled rows of "
+            f"the test split: {heads}."
+        )
+    if all(part.rows for part in report.manifest.calibration):
+        text += " Its confidence is calibrated."
+    return Verdict("plain", "Teacher", text, ("Next: distil a student from it.",))
+
+
 def _doubts(certificate: Certificate, evaluation: Evaluation | None) -> tuple[str, ...]:
     """What speaks against taking a certificate at its word."""
     doubts = []
@@ -322,6 +346,22 @@ def _quality_tiles(evaluation: Evaluation | None) -> tuple[Tile, ...]:
             else "nothing is left to the student",
         ),
         Tile(undetected, percent(evaluation.undetected_error, 2), "of all requests in the test"),
+    )
+
+
+def _teacher_tiles(report: Report) -> tuple[Tile, ...]:
+    """What is known of a teacher by itself."""
+    evaluation, latency = report.evaluation, report.latency
+    quality = Tile("Teacher accuracy", "unknown", "no test split was measured")
+    if evaluation is not None:
+        spread = f"95{_SPACE}% interval {within(evaluation.accuracy, evaluation.rows)}"
+        quality = Tile("Teacher accuracy", percent(evaluation.accuracy), f"all heads; {spread}")
+    return (
+        quality,
+        Tile("Bundle size", size(report.size)),
+        Tile("Median time", milliseconds(latency.p50_ms), "one text, one thread")
+        if latency
+        else Tile("Median time", "unknown", "not timed"),
     )
 
 

@@ -6,7 +6,6 @@ does.
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
+from gateway import cores
 from gateway.contract.manifest import Latency
 from gateway.errors import UsageError
 from gateway.students.student import Student
@@ -53,8 +53,7 @@ def compare(
 
 def machine() -> str:
     """The processor, the cores that this process may use, and the version of ORT; no host name."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{_processor()}, {cores} cores, onnxruntime {ort.__version__}"
+    return f"{_processor()}, {cores.available()} cores, onnxruntime {ort.__version__}"
 
 
 def _interleaved(

@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 from gateway import cores
 from gateway.contract.bundle import open_bundle
 from gateway.contract.manifest import OperatingPoint, Task
-from gateway.errors import BundleMismatch, SettingsError, UnknownTask
+from gateway.errors import BundleMismatch, SettingsError, StudentFailed, UnknownTask
 from gateway.routing.cascade import Cascade, OnUnavailable
 from gateway.routing.policy import EscalationPolicy
 from gateway.routing.risk import Rule
 from gateway.settings import Settings, TaskSettings, TeacherSettings
-from gateway.shadow.audit import Auditor
+from gateway.shadow.audit import Auditor, Skip
 from gateway.store.database import open_database
 from gateway.store.writer import RecordWriter
 from gateway.students.batching import Batcher
@@ -39,7 +39,7 @@ class Gateway:
     metrics: Metrics
     figures: Figures
     writer: RecordWriter
-    auditors: tuple[Auditor, ...] = ()
+    auditors: Mapping[str, Auditor]
     draining: bool = field(default=False)
 
     def cascade(self, task: str | None) -> Cascade:
@@ -53,6 +53,11 @@ class Gateway:
                 mend=f"name one of: {', '.join(self.tasks)}",
             )
         return found
+
+    def audits_skipped(self, task: str) -> dict[str, int]:
+        """How many audits of that task did not take place, by cause."""
+        auditor = self.auditors.get(task)
+        return {cause.value: auditor.skipped[cause] for cause in Skip} if auditor else {}
 
     @property
     def alive(self) -> bool:
@@ -69,7 +74,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         }
         tasks = [Task(name=name, heads=each.task.heads) for name, each in students.items()]
         prices = {name: task.prices.prices() for name, task in settings.tasks.items()}
-        metrics = Metrics(tasks)
+        metrics = Metrics(tasks, prices=prices)
         figures = Figures(tasks, prices=prices, clock=time.monotonic)
         engine = open_database(settings.records.path)
         stack.callback(engine.dispose)
@@ -77,14 +82,18 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             engine, capacity=settings.records.queue, store_text=settings.records.text
         )
         stack.push_async_callback(asyncio.to_thread, writer.close)
-        metrics.follow_records(lambda: (writer.stored, writer.dropped))
+        metrics.follow_records(lambda: {"stored": writer.stored, "dropped": writer.dropped})
         observers = (metrics, figures, writer)
-        cascades, auditors = {}, []
+        cascades: dict[str, Cascade] = {}
+        auditors: dict[str, Auditor] = {}
         for name, student in students.items():
-            cascade, auditor = await _open_task(name, student, settings, observers, stack)
-            cascades[name] = cascade
-            auditors.append(auditor)
-        yield Gateway(settings, cascades, metrics, figures, writer, tuple(auditors))
+            cascades[name], auditors[name] = await _open_task(
+                name, student, settings, observers, stack
+            )
+        metrics.follow_skips(
+            lambda: {cause: sum(a.skipped[cause] for a in auditors.values()) for cause in Skip}
+        )
+        yield Gateway(settings, cascades, metrics, figures, writer, auditors)
 
 
 async def _open_task(
@@ -117,7 +126,10 @@ async def _open_task(
         random_source=random.Random(),  # noqa: S311  a coin
     )
     stack.push_async_callback(auditor.close)
-    await batcher.submit(["warm up"])
+    metrics.follow_queue(name, lambda: batcher.depth)
+    (warm,) = await batcher.submit(["warm up"])
+    if isinstance(warm, StudentFailed):
+        raise warm
     cascade = Cascade(
         task=name,
         student=batcher,
@@ -137,7 +149,7 @@ async def _open_task(
     return cascade, auditor
 
 
-def _open_teacher(settings: TeacherSettings, task: Task) -> Teacher:
+def _open_teacher(settings: TeacherSettings, task: Task) -> Guard:
     teacher: Teacher
     if settings.bundle is not None:
         student = Student(open_bundle(settings.bundle))
@@ -179,6 +191,7 @@ def _rules(name: str, settings: TaskSettings, task: Task) -> tuple[Rule, ...]:
 
 
 def _threshold(name: str, settings: TaskSettings, student: Student) -> float | None:
+    """The threshold of the settings, else the certified one; None: everything is escalated."""
     if settings.policy.threshold is not None:
         return settings.policy.threshold
     wanted = settings.student.operating_point
@@ -191,4 +204,4 @@ def _threshold(name: str, settings: TaskSettings, student: Student) -> float | N
             f"tasks.{name}.student.operating_point: {student.bundle.name} has no {wanted!r}",
             mend=f"name one of: {', '.join(each.name for each in points)}",
         )
-    return point.threshold
+    return point.threshold if point.certificate else None

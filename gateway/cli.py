@@ -190,7 +190,9 @@ def records(
 
 
 @app.command()
-def doctor(port: Annotated[int, typer.Option(help="To look whether it is free.")] = 8080) -> None:
+def doctor(
+    port: Annotated[int, typer.Option(help="To look whether it is free.", min=0, max=65535)] = 8080,
+) -> None:
     """What this machine has that matters here."""
     findings = list(_findings(port))
     _print(_table("This machine", "what found advice", findings))

@@ -57,7 +57,7 @@ def load(path: Path, error: type[UsageError]) -> dict[str, Any]:
         raise error(f"{path}: {len(raw)} bytes is no settings file", mend="name another file")
     try:
         content = yaml.load(raw, Loader=_StrictLoader)  # noqa: S506  a SafeLoader
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as problem:
+    except (yaml.YAMLError, ValueError, RecursionError) as problem:  # ValueError: 2024-13-45
         raise error(f"{path}: not YAML: {problem}", mend="mend the line that it names") from problem
     if not isinstance(content, dict):
         raise error(

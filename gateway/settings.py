@@ -7,6 +7,7 @@ Paths in the file are relative to its folder. Secrets come from the environment 
 from __future__ import annotations
 
 import ipaddress
+import os
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -217,6 +218,18 @@ class Settings(_Part):
             )
         return self
 
+    @model_validator(mode="after")
+    def _one_request_fits_in_the_queue(self) -> Self:
+        """A request of more texts than may wait would be refused for ever, as if only for now."""
+        for name, task in self.tasks.items():
+            if self.server.max_inputs > task.student.queue:
+                raise ValueError(
+                    f"server.max_inputs {self.server.max_inputs} is above "
+                    f"tasks.{name}.student.queue {task.student.queue}: the largest request that "
+                    "is allowed could never be served"
+                )
+        return self
+
 
 class _Secrets(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="UNDERSTUDY_", extra="ignore")
@@ -232,6 +245,13 @@ def load(path: Path) -> Settings:
         content = content | {"keys": [*(keys or ()), *_keys_of_environment()]}
     settings = document.validate(content, Settings, SettingsError, where=str(path))
     return _anchored(settings, path.parent)
+
+
+def environment_without_keys() -> dict[str, str]:
+    """The environment for a gateway that must not let in the keys of its parent."""
+    prefix = _Secrets.model_config["env_prefix"]
+    secret = {f"{prefix}{key}".upper() for key in _Secrets.model_fields}
+    return {name: value for name, value in os.environ.items() if name.upper() not in secret}
 
 
 def _keys_of_environment() -> list[KeySettings]:

@@ -93,7 +93,11 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Money in integer micro-USD; None is unknown, which is never 0."""
+    """Money in integer micro-USD; None is unknown, which is never 0.
+
+    One answer's share of the student is mostly below half a micro-USD, and 0 then says just that.
+    What the student costs in sum comes from `Stages.busy`, never from these.
+    """
 
     student: int | None
     teacher: int | None

@@ -83,6 +83,7 @@ def tiny_bundle(
     role: Literal["student", "teacher"] = "student",
     task: Task = TASK,
     threshold: float | None = THRESHOLD,
+    certified: bool = True,
     precision: Literal["fp32", "int8"] = "fp32",
     batch_invariant: bool = True,
     seed: int = 0,
@@ -90,7 +91,8 @@ def tiny_bundle(
 ) -> Path:
     """Write a bundle below `parent` and return its folder.
 
-    `task` may be renamed but keeps the labels of TASK. A `threshold` of None: nothing is certified.
+    `task` may be renamed but keeps the labels of TASK. A `threshold` of None: nothing is certified;
+    nor is it where `certified` is false, which leaves the threshold.
     Another `seed` gives a bundle of another id that answers the same; `bias` adds to the logits of
     labels, so that {"fraud": 20.0} says fraud to everything.
     """
@@ -122,7 +124,7 @@ def tiny_bundle(
         calibration=tuple(
             HeadCalibration(head=head.name, temperature=1.0, rows=200) for head in task.heads
         ),
-        operating_points=(_operating_point(threshold),),
+        operating_points=(_operating_point(threshold, certified=certified),),
         files=entries,
         tokenizer_sha256=next(each.sha256 for each in entries if each.name == bundle.TOKENIZER),
         golden=_golden(model, tokenizer),
@@ -219,7 +221,7 @@ def _golden(model: bytes, tokenizer: Tokenizer) -> Golden:
     return Golden(tolerance=0.01, vectors=tuple(vectors))
 
 
-def _operating_point(threshold: float | None) -> OperatingPoint:
+def _operating_point(threshold: float | None, *, certified: bool) -> OperatingPoint:
     certificate = Certificate(
         alpha=0.05,
         delta=0.05,
@@ -234,7 +236,7 @@ def _operating_point(threshold: float | None) -> OperatingPoint:
         threshold=threshold,
         coverage=0.0 if threshold is None else 0.9,
         undetected_error=0.0 if threshold is None else 0.01,
-        certificate=None if threshold is None else certificate,
+        certificate=certificate if certified and threshold is not None else None,
     )
 
 

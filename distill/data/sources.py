@@ -15,6 +15,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from distill.data import table
+from distill.data.deduplicate import deduplicate
 from distill.data.table import Row, Table
 from distill.recipe import DataPlan, HeadPlan, Recipe, hint
 from gateway.contract.examples import Example, Field, Label
@@ -56,7 +57,8 @@ def read(recipe: Recipe) -> Corpus:
     more = _examples(tables["unlabelled"], plan, labelled=False) if "unlabelled" in tables else []
     task = _task(recipe, [*rows, *test])
     if gold:
-        _check_counts(task, rows, tables["data"].path)
+        # Rows that will be left out as duplicates teach nothing.
+        _check_counts(task, deduplicate(rows)[0], tables["data"].path)
     _check_severity(plan, task)
     return Corpus(
         examples=tuple(_in_label_order(row, task) for row in [*rows, *more]),
@@ -262,7 +264,7 @@ def _check_counts(task: Task, rows: Sequence[Example], path: Path) -> None:
         ]
     if few:
         raise DataError(
-            f"{path}: fewer than {FEWEST} examples of {_some(few)}",
+            f"{path}: fewer than {FEWEST} distinct examples of {_some(few)}",
             mend="add examples, or merge the class with another, or drop it",
         )
 

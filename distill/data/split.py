@@ -104,7 +104,7 @@ def check_leaks(splits: Splits) -> tuple[str, ...]:
     _check_sides(splits)
     held = {name: rows for name, rows in splits.parts().items() if name != "unlabelled" and rows}
     total = sum(map(len, held.values()))
-    counts = {name: _choice_counts(rows) for name, rows in held.items()}
+    counts = {name: _label_counts(rows) for name, rows in held.items()}
     warnings = []
     for head, label in sorted(set().union(*counts.values())):
         have = {name: count[head, label] for name, count in counts.items()}
@@ -204,13 +204,13 @@ def _first_choice(row: Example) -> str:
     return next((label for label in row.labels.values() if isinstance(label, str)), "")
 
 
-def _choice_counts(rows: Iterable[Example]) -> Counter[tuple[str, str]]:
-    """(choice head, label) -> rows."""
+def _label_counts(rows: Iterable[Example]) -> Counter[tuple[str, str]]:
+    """(head, label) -> rows that have it."""
     return Counter(
         (head, label)
         for row in rows
-        for head, label in row.labels.items()
-        if isinstance(label, str)
+        for head, said in row.labels.items()
+        for label in ((said,) if isinstance(said, str) else said)
     )
 
 

@@ -12,11 +12,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import httpx2
@@ -158,12 +160,19 @@ def _gateway(folder: Path) -> Iterator[str]:
             command,
             stdout=subprocess.PIPE,
             stderr=log,
+            env=settings.environment_without_keys(),
             text=True,
             start_new_session=True,  # so that Ctrl-C reaches the demo alone, which then ends it
         ) as process,
     ):
         try:
-            yield _address(process, folder)
+            assert process.stdout is not None  # noqa: S101  it was asked for
+            if (address := _address(process.stdout, within=_START_S)) is None:
+                raise StageFailed(
+                    "the gateway did not start",
+                    mend=f"read {folder / 'gateway.log'} for the reason",
+                )
+            yield address
         finally:
             process.terminate()
             try:
@@ -172,19 +181,23 @@ def _gateway(folder: Path) -> Iterator[str]:
                 process.kill()
 
 
-def _address(process: subprocess.Popen[str], folder: Path) -> str:
-    """Where the gateway listens, from the line that it prints when it is ready."""
-    deadline = time.monotonic() + _START_S
-    assert process.stdout is not None  # noqa: S101  it was asked for
-    while time.monotonic() < deadline:
-        said = process.stdout.readline()
-        if found := re.search(r"ready on (http://\S+)", said):
-            return found[1]
-        if not said:
-            break
-    raise StageFailed(
-        "the gateway did not start", mend=f"read {folder / 'gateway.log'} for the reason"
-    )
+def _address(output: Iterable[str], *, within: float) -> str | None:
+    """Where the gateway listens, from the line that it prints when it is ready.
+
+    None when the output ends without it, or when it has not come within so many seconds.
+    """
+    found: SimpleQueue[str | None] = SimpleQueue()
+
+    def look() -> None:
+        matches = (re.search(r"ready on (http://\S+)", line) for line in output)
+        found.put(next((match[1] for match in matches if match), None))
+
+    # A read cannot be given up; a thread that nobody waits for can.
+    threading.Thread(target=look, name="ready-line", daemon=True).start()
+    try:
+        return found.get(timeout=within)
+    except Empty:
+        return None
 
 
 def _forget(folder: Path) -> None:

@@ -34,7 +34,6 @@ from distill.demo.manners import (
 )
 from distill.demo.strangers import OTHER
 from distill.demo.words import NAMES, words
-from gateway.contract.examples import Example
 from gateway.contract.manifest import Head, HeadKind, Task
 from gateway.errors import DataError
 
@@ -172,16 +171,6 @@ def distinct(tickets: Iterable[Ticket]) -> Iterator[Ticket]:
 def fold(text: str) -> str:
     """Texts that differ only in case and white space are one text."""
     return " ".join(text.lower().split())
-
-
-def to_example(ticket: Ticket) -> Example:
-    """A ticket as a line of teaching data; its customer is the group."""
-    return Example(
-        text=ticket.text,
-        labels={"intent": ticket.intent, "urgency": ticket.urgency, "risk": ticket.risk},
-        fields={} if ticket.amount is None else {"amount": ticket.amount},
-        group=ticket.customer,
-    )
 
 
 def write_csv(tickets: Iterable[Ticket], path: Path) -> None:

@@ -34,10 +34,6 @@ class Targets:
 class Loss(Protocol):
     """One term of what is made small."""
 
-    @property
-    def needs_teacher(self) -> bool:
-        """Whether it reads the teacher's logits."""
-
     def __call__(self, logits: Tensor, targets: Targets) -> Tensor:
         """Logits (rows, labels) of one head -> a scalar."""
 
@@ -45,8 +41,6 @@ class Loss(Protocol):
 @dataclass(frozen=True, slots=True)
 class CrossEntropy:
     """Hard cross-entropy with the gold labels; rows without gold do not count."""
-
-    needs_teacher: bool = False
 
     def __call__(self, logits: Tensor, targets: Targets) -> Tensor:
         """See Loss."""
@@ -69,7 +63,6 @@ class Kl:
     """
 
     temperature: float
-    needs_teacher: bool = True
 
     def __call__(self, logits: Tensor, targets: Targets) -> Tensor:
         """See Loss."""
@@ -90,8 +83,6 @@ class Kl:
 @dataclass(frozen=True, slots=True)
 class LogitMse:
     """Mean squared difference of logits (Kim et al. 2021, arXiv 2105.08919)."""
-
-    needs_teacher: bool = True
 
     def __call__(self, logits: Tensor, targets: Targets) -> Tensor:
         """See Loss."""

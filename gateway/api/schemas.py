@@ -40,9 +40,11 @@ class PredictRequest(_Part):
 
 
 class CostReply(_Part):
-    """Money in USD; null is unknown."""
+    """Money in USD, rounded to a micro-USD; null is unknown."""
 
-    student: float | None
+    student: float | None = Field(
+        description="one answer's share: 0 is below half a micro-USD. /v1/stats has the exact sum"
+    )
     teacher: float | None
     avoided: float | None = Field(description="what the teacher would have cost")
     total: float | None
@@ -215,6 +217,10 @@ class TaskStats(_Part):
     disagreement: dict[str, dict[str, Comparisons]] = Field(
         description="by head, then by source: escalated requests are the hard ones, and only "
         "audited ones say how often a served answer was wrong"
+    )
+    audits_skipped: dict[str, int] = Field(
+        description="by cause: audits that were drawn and did not take place; the propensity of "
+        "that many answers is void"
     )
     cost: Costs = Field(description="micro-USD")
 

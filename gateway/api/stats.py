@@ -54,7 +54,11 @@ def stats_of(gateway: Gateway) -> StatsReply:
             stored=account.stored, dropped=account.dropped, waiting=account.waiting
         ),
         tasks={
-            name: TaskStats(serving=serving(gateway.settings, gateway.tasks.get(name)), **figures)
+            name: TaskStats(
+                serving=serving(gateway.settings, gateway.tasks.get(name)),
+                audits_skipped=gateway.audits_skipped(name),
+                **figures,
+            )
             for name, figures in shown["tasks"].items()
         },
     )

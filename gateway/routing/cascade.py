@@ -13,6 +13,7 @@ from gateway.routing.policy import EscalationPolicy
 from gateway.students.batching import Batcher, Timed
 from gateway.teachers.base import Teacher
 from gateway.telemetry.audience import Audience
+from gateway.telemetry.failures import FailureLog
 from gateway.telemetry.pricing import Prices
 from gateway.types import (
     Answer,
@@ -58,6 +59,7 @@ class Cascade:
         self.policy = policy
         self._prices = prices
         self._audience = Audience(observers)
+        self._failures = FailureLog(task)
         self._fallback = fallback
         self._audit_share = audit_share
         self._clock = clock
@@ -70,9 +72,16 @@ class Cascade:
             self.policy.decide(instance, timed.prediction if timed else None, wish)
             for instance, timed in zip(instances, first, strict=True)
         ]
+        decided = time.perf_counter()  # what needs no teacher ends here, whoever else has to wait
         second = await self._ask_teacher(instances, decisions)
         answers = [
-            self._settle(instance, timed, decision, taught, started)
+            self._settle(
+                instance,
+                timed,
+                decision,
+                taught,
+                total=(taught.ended if taught else decided) - started,
+            )
             for instance, timed, decision, taught in zip(
                 instances, first, decisions, second, strict=True
             )
@@ -81,11 +90,13 @@ class Cascade:
             self._audience.answered(answer)
         return answers
 
-    async def _ask_student(self, instances: Sequence[Instance]) -> Sequence[Timed | None]:
-        try:
-            return await self.student.submit([instance.text for instance in instances])
-        except StudentFailed:
-            return [None] * len(instances)
+    async def _ask_student(self, instances: Sequence[Instance]) -> list[Timed | None]:
+        """The student's word on each instance; None where it failed."""
+        said = await self.student.submit([instance.text for instance in instances])
+        for each in said:
+            if isinstance(each, StudentFailed):
+                self._failures.tell("student", each)
+        return [each if isinstance(each, Timed) else None for each in said]
 
     async def _ask_teacher(
         self, instances: Sequence[Instance], decisions: Sequence[Decision]
@@ -104,8 +115,9 @@ class Cascade:
         try:
             prediction = await self.teacher.answer(instance)
         except TeacherError as error:
-            return _Taught(None, time.perf_counter() - started, error.code)
-        return _Taught(prediction, time.perf_counter() - started)
+            self._failures.tell("teacher", error)
+            return _Taught(None, started, time.perf_counter(), error.code)
+        return _Taught(prediction, started, time.perf_counter())
 
     def _settle(
         self,
@@ -113,7 +125,8 @@ class Cascade:
         timed: Timed | None,
         decision: Decision,
         taught: _Taught | None,
-        started: float,
+        *,
+        total: float,
     ) -> Answer:
         student = timed.prediction if timed else None
         teacher = taught.prediction if taught else None
@@ -139,8 +152,8 @@ class Cascade:
                 queue=timed.queue if timed else 0.0,
                 student=timed.batch if timed else 0.0,
                 busy=timed.share if timed else 0.0,
-                teacher=taught.seconds if taught else 0.0,
-                total=time.perf_counter() - started,
+                teacher=taught.ended - taught.started if taught else 0.0,
+                total=total,
             ),
             at=self._clock(),
             audit_propensity=self._audit_share if confident else 0.0,
@@ -172,7 +185,8 @@ class _Taught:
     """What came of asking the teacher: a prediction, or the code of the error."""
 
     prediction: Prediction | None
-    seconds: float
+    started: float  # as time.perf_counter gives it
+    ended: float
     failure: str = ""
 
 

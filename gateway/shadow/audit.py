@@ -2,6 +2,10 @@
 
 Without it the error of what the student serves is never measured, for only unsure requests reach
 the teacher. The share is on every answer as its propensity, so that estimates can be weighted.
+
+A live escalation comes first: an audit never waits for the teacher, it is skipped. A skipped audit
+voids the propensity of its answer, which was drawn and yet has no teacher's view; the counts of
+skipped audits tell how many answers that is true of.
 """
 
 from __future__ import annotations
@@ -9,15 +13,24 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Sequence
+from enum import StrEnum
 
 from gateway.errors import TeacherError
-from gateway.teachers.base import Teacher
+from gateway.teachers.guard import Guard
 from gateway.telemetry.audience import Audience
 from gateway.telemetry.pricing import Prices
 from gateway.types import Answer, Audit, Observer
 
 _IN_FLIGHT = 32  # audits at once; more are skipped and counted, live escalations come first
+
+
+class Skip(StrEnum):
+    """Why an audit that was drawn did not take place."""
+
+    BUSY = "busy"  # too many audits at once, or the teacher had no free place
+    FAILED = "failed"  # the teacher gave no usable answer
 
 
 class Auditor:
@@ -26,7 +39,7 @@ class Auditor:
     def __init__(
         self,
         *,
-        teacher: Teacher,
+        teacher: Guard,
         prices: Prices,
         observers: Sequence[Observer],
         random_source: random.Random,
@@ -36,14 +49,14 @@ class Auditor:
         self._audience = Audience(observers)
         self._random = random_source
         self._running: set[asyncio.Task[None]] = set()
-        self.skipped = 0
+        self.skipped = Counter(dict.fromkeys(Skip, 0))
 
     def answered(self, answer: Answer) -> None:
         """Flip the coin; on heads the audit runs in the background."""
         if self._random.random() >= answer.audit_propensity:
             return
         if len(self._running) >= _IN_FLIGHT:
-            self.skipped += 1
+            self.skipped[Skip.BUSY] += 1
             return
         task = asyncio.get_running_loop().create_task(self._audit(answer))
         self._running.add(task)
@@ -58,11 +71,14 @@ class Auditor:
             await asyncio.wait(self._running)
 
     async def _audit(self, answer: Answer) -> None:
+        if self._teacher.busy:  # looked at here, where the audits before this one hold their places
+            self.skipped[Skip.BUSY] += 1
+            return
         started = time.perf_counter()
         try:
             prediction = await self._teacher.answer(answer.instance)
         except TeacherError:
-            self.skipped += 1
+            self.skipped[Skip.FAILED] += 1
             return
         audit = Audit(
             answer=answer,

@@ -6,11 +6,11 @@ By default a record keeps the hash of the text and not the text: enough to recog
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from sqlalchemy import Connection, Engine, RowMapping, Select, func, select
+from sqlalchemy import Connection, Engine, RowMapping, Select, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gateway.store import tables
@@ -18,8 +18,6 @@ from gateway.types import Answer, Audit, Cost, FieldValue, Prediction, Reason, R
 
 StoreText = Literal["none", "hash", "full"]
 Labels = Mapping[str, tuple[str, ...]]
-
-_PAGE = 1000  # records read at a time: a megabyte or so, and a short transaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,37 +182,6 @@ def latest(
     query = query.order_by(tables.records.c.id.desc()).limit(limit)
     with engine.connect() as connection:
         return [Record.from_row(row) for row in connection.execute(query).mappings()]
-
-
-def count(
-    engine: Engine,
-    task: str | None = None,
-    *,
-    route: Route | None = None,
-    reason: Reason | None = None,
-) -> int:
-    """How many records there are; a task of None means any."""
-    query = _chosen(select(func.count()).select_from(tables.records), task, route, reason)
-    with engine.connect() as connection:
-        return int(connection.scalar(query) or 0)
-
-
-def export(engine: Engine, task: str | None = None, *, page: int = _PAGE) -> Iterator[Record]:
-    """All records, the oldest first, a page at a time.
-
-    No transaction is held between pages, so that an export of any length never hinders the writer;
-    records that are stored while it runs may or may not be in it.
-    """
-    last = ""
-    while True:
-        query = _chosen(select(tables.records), task, None, None)
-        query = query.where(tables.records.c.id > last).order_by(tables.records.c.id).limit(page)
-        with engine.connect() as connection:
-            found = [Record.from_row(row) for row in connection.execute(query).mappings()]
-        if not found:
-            return
-        yield from found
-        last = found[-1].id
 
 
 def _chosen(

@@ -68,7 +68,6 @@ class RecordWriter:
         self._queue: deque[Answer | Audit] = deque()
         self._answers = _Ledger()
         self._audits = _Ledger()
-        self._errors = 0
         self._deadline = math.inf  # monotonic seconds; finite: closing
         self._thread = threading.Thread(target=self._run, name="record-writer", daemon=True)
         self._thread.start()
@@ -99,11 +98,6 @@ class RecordWriter:
     def dropped(self) -> int:
         """Answers that are lost: the queue was full, or the time to close was up."""
         return self.records.dropped
-
-    @property
-    def errors(self) -> int:
-        """Commits that failed; what they held was tried again."""
-        return self._errors
 
     def answered(self, answer: Answer) -> None:
         """Queue an answer; a full queue drops it."""
@@ -192,7 +186,6 @@ class RecordWriter:
         """Wait for the next attempt; false: the time to close is up, and all was dropped."""
         _log.warning("records wait, the database does not take them", error=str(error.orig))
         with self._lock:
-            self._errors += 1
             self._leaving.wait(max(0.0, min(pause, self._deadline - time.monotonic())))
             if time.monotonic() < self._deadline:
                 return True

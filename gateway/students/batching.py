@@ -33,9 +33,9 @@ class Timed:
 class _Job:
     """One request: its texts stand in the queue one by one and are joined here."""
 
-    future: asyncio.Future[list[Timed]]
+    future: asyncio.Future[list[Timed | StudentFailed]]
     since: float
-    results: list[Timed | None] = field(default_factory=list)
+    results: list[Timed | StudentFailed | None] = field(default_factory=list)
     left: int = 0
 
 
@@ -82,11 +82,11 @@ class Batcher:
         """Texts that wait."""
         return len(self._waiting)
 
-    def submit(self, texts: Sequence[str]) -> asyncio.Future[list[Timed]]:
+    def submit(self, texts: Sequence[str]) -> asyncio.Future[list[Timed | StudentFailed]]:
         """Queue the texts of one request; the future gives one result a text, in their order.
 
-        Raises Overloaded when they do not fit in the queue, Draining after `close`. The future
-        raises StudentFailed when the model fails on any of them.
+        A text that the model fails on has a StudentFailed in its place, and fails alone. Raises
+        Overloaded when they do not fit in the queue, Draining after `close`.
         """
         job = _Job(self._loop.create_future(), time.perf_counter(), [None] * len(texts), len(texts))
         with self._wake:  # `close` runs on another thread: what is queued here is still answered
@@ -166,14 +166,14 @@ class Batcher:
             if job.future.done():
                 continue
             if isinstance(outcome, Exception):
-                job.future.set_exception(_as_student_failed(outcome))
-                continue
-            job.results[place] = Timed(
-                prediction=outcome,
-                queue=max(0.0, started - job.since),
-                batch=ended - started,
-                share=(ended - started) / len(batch),
-            )
+                job.results[place] = _as_student_failed(outcome)
+            else:
+                job.results[place] = Timed(
+                    prediction=outcome,
+                    queue=max(0.0, started - job.since),
+                    batch=ended - started,
+                    share=(ended - started) / len(batch),
+                )
             job.left -= 1
             if not job.left:
                 job.future.set_result([each for each in job.results if each is not None])

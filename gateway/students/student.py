@@ -1,7 +1,7 @@
 """One opened bundle and its ORT session: texts in, predictions out. Synchronous.
 
-The only file that imports onnxruntime. The teacher's local bundle runs through the same class, and
-so do the exporters' parity gates: what is measured is what is served.
+The only file of the gateway that imports onnxruntime. The teacher's local bundle runs through the
+same class, and so do the exporters' parity gates: what is measured is what is served.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from gateway.contract.manifest import Task
-from gateway.errors import ServingError, TeacherUnavailable
+from gateway.errors import ServingError, StudentFailed, TeacherUnavailable
 from gateway.students.batching import Batcher
 from gateway.students.student import Student
 from gateway.types import Instance, Prediction
@@ -32,10 +32,12 @@ class BundleTeacher:
     async def answer(self, instance: Instance) -> Prediction:
         """Run the bundle on the text."""
         try:
-            (timed,) = await self._batcher.submit([instance.text])
+            (said,) = await self._batcher.submit([instance.text])
         except ServingError as error:
             raise TeacherUnavailable(error.message, mend=error.mend) from error
-        return timed.prediction
+        if isinstance(said, StudentFailed):
+            raise TeacherUnavailable(said.message, mend=said.mend) from said
+        return said.prediction
 
     async def close(self) -> None:
         """Finish what waits and end the threads."""

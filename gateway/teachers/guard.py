@@ -35,6 +35,11 @@ class Guard:
         """The guarded teacher's task."""
         return self._teacher.task
 
+    @property
+    def busy(self) -> bool:
+        """Whether no place is free: a call that comes now has to wait."""
+        return self._places.locked()
+
     async def answer(self, instance: Instance) -> Prediction:
         """Ask the teacher. Raises TeacherTimeout, TeacherUnavailable or what the teacher raises."""
         if self._calls >= self._most:

@@ -6,7 +6,7 @@ our own enumerations, never from a request: a task that is not known counts as "
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client import (
     CONTENT_TYPE_PLAIN_0_0_4,
@@ -24,6 +24,7 @@ from prometheus_client.registry import Collector
 from gateway import __version__
 from gateway.contract.manifest import Task
 from gateway.errors import UnderstudyError
+from gateway.telemetry.pricing import Prices
 from gateway.types import Answer, Audit, Prediction, Reason, Route
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
@@ -41,22 +42,36 @@ _SECONDS = (
 # Thresholds lie near 1, so that is where the resolution has to be.
 _CONFIDENCE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 1.0)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-_TOKENS = (16, 64, 256, 1024, 4096, 16_384, 65_536)
 
 
 class Metrics:
-    """An observer that counts; `render` gives what /metrics shows. May be used from any thread."""
+    """An observer that counts; `render` gives what /metrics shows. May be used from any thread.
 
-    def __init__(self, tasks: Iterable[Task], *, version: str = __version__) -> None:
+    `prices` are looked up by task; without them the student's cost is unknown.
+    """
+
+    def __init__(
+        self,
+        tasks: Iterable[Task],
+        *,
+        prices: Mapping[str, Prices] | None = None,
+        version: str = __version__,
+    ) -> None:
+        known = prices or {}
         # A second series for each counter and histogram, which no query here reads.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         self._families = _Families(self._registry)
         self._tasks = {
-            task.name: _Series(self._families, task.name, [head.name for head in task.heads])
+            task.name: _Series(
+                self._families,
+                task.name,
+                [head.name for head in task.heads],
+                known.get(task.name, Prices()),
+            )
             for task in tasks
         }
-        self._other = _Series(self._families, OTHER, [])
+        self._other = _Series(self._families, OTHER, [], Prices())
         self._codes = frozenset(_codes(UnderstudyError))
         self._bundles: dict[tuple[str, str], str] = {}
         self._families.build.labels(version).set(1)
@@ -89,12 +104,10 @@ class Metrics:
         """A request has been replied to, or its client has gone."""
         self._families.inflight.dec()
 
-    def batched(self, rows: int, seconds: float, tokens: int | None = None) -> None:
+    def batched(self, rows: int, seconds: float) -> None:
         """The student has run a batch."""
         self._families.batch_size.observe(rows)
         self._families.batch_seconds.observe(seconds)
-        if tokens is not None:
-            self._families.batch_tokens.observe(tokens)
 
     def installed(self, task: str, role: str, bundle: str) -> None:
         """A bundle has taken a role (serving, candidate, previous); the one before it has left."""
@@ -104,9 +117,19 @@ class Metrics:
         self._bundles[place] = bundle
         self._families.bundles.labels(task, role, bundle).set(1)
 
-    def follow_records(self, counts: Callable[[], tuple[int, int]]) -> None:
-        """Show records_total from `counts`, which gives (stored, dropped) when asked."""
-        self._registry.register(_Records(counts))
+    def follow_queue(self, task: str, depth: Callable[[], int]) -> None:
+        """Show queue_depth from `depth`, which says how many texts wait when asked."""
+        self._families.depth.labels(task).set_function(depth)
+
+    def follow_records(self, counts: Callable[[], Mapping[str, int]]) -> None:
+        """Show records_total from `counts`, which gives the records by result when asked."""
+        about = "Records stored, and dropped from a full queue"
+        self._registry.register(_Followed("records", about, "result", counts))
+
+    def follow_skips(self, counts: Callable[[], Mapping[str, int]]) -> None:
+        """Show shadow_skipped_total from `counts`, which gives skipped audits by cause."""
+        about = "Audits that were drawn and did not take place"
+        self._registry.register(_Followed("shadow_skipped", about, "cause", counts))
 
     def render(self) -> bytes:
         """The text of /metrics, of content type CONTENT_TYPE."""
@@ -174,7 +197,7 @@ class _Families:
         )
         self.batch_size = histogram("batch_size", "Texts in a batch", buckets=_ROWS)
         self.batch_seconds = histogram("batch_duration_seconds", "Work on a batch")
-        self.batch_tokens = histogram("batch_tokens", "Tokens in a batch", buckets=_TOKENS)
+        self.depth = gauge("queue_depth", "Texts that wait for the student", ["task"])
         self.inflight = gauge("inflight_requests", "Requests being worked on")
         self.shed = counter("shed_total", "Requests refused for want of room", ["reason"])
         self.bundles = gauge("bundle_info", "1 for each bundle in use", ["task", "role", "bundle"])
@@ -184,8 +207,12 @@ class _Families:
 class _Series:
     """The series of one task, resolved once: looking labels up costs more than counting."""
 
-    def __init__(self, families: _Families, task: str, heads: Sequence[str]) -> None:
+    def __init__(
+        self, families: _Families, task: str, heads: Sequence[str], prices: Prices
+    ) -> None:
         self.task = task
+        rate = prices.student_usd(1.0)
+        self._usd_per_busy_second = None if rate is None else float(rate)
         self._requests = {
             route: families.requests.labels(task, route.value, _ANSWERED) for route in Route
         }
@@ -233,12 +260,12 @@ class _Series:
                     self._confidence[head.head].observe(head.confidence)
         if answer.decision.escalate:
             self._escalated(answer)
-        self._spend("live", cost.student, cost.teacher)
+        self._spend("live", self._student_usd(stages.busy), _usd(cost.teacher))
         if cost.avoided:
             self._avoided.inc(cost.avoided * _USD)
 
     def audited(self, audit: Audit) -> None:
-        self._spend("audit", audit.cost)
+        self._spend("audit", _usd(audit.cost))
         if audit.answer.student is not None:
             self._compare(audit.answer.student, audit.teacher, "audit")
 
@@ -258,29 +285,40 @@ class _Series:
                 if ours.labels != theirs.labels:
                     differed.inc()
 
-    def _spend(self, bucket: str, *amounts: int | None) -> None:
-        """Add the known amounts; an unknown one is counted as such, never as 0."""
+    def _student_usd(self, busy: float) -> float | None:
+        """From busy time and not from the answer's cost, whose whole micro-USD are mostly 0."""
+        return None if self._usd_per_busy_second is None else busy * self._usd_per_busy_second
+
+    def _spend(self, bucket: str, *amounts: float | None) -> None:
+        """Add the known amounts, in USD; an unknown one is counted as such, never as 0."""
         usd, unknown = self._cost[bucket]
         known = [amount for amount in amounts if amount is not None]
         if len(known) < len(amounts):
             unknown.inc()
         if spent := sum(known):
-            usd.inc(spent * _USD)
+            usd.inc(spent)
 
 
-class _Records(Collector):
-    """The record writer's own counts, read when they are asked for."""
+class _Followed(Collector):
+    """Counts that another room keeps, by one label; read when they are asked for."""
 
-    def __init__(self, counts: Callable[[], tuple[int, int]]) -> None:
+    def __init__(
+        self, name: str, about: str, label: str, counts: Callable[[], Mapping[str, int]]
+    ) -> None:
+        self._name = name
+        self._about = about
+        self._label = label
         self._counts = counts
 
     def collect(self) -> Iterator[Metric]:
-        family = CounterMetricFamily(
-            "understudy_records", "Records stored, and dropped from a full queue", labels=["result"]
-        )
-        for result, count in zip(("stored", "dropped"), self._counts(), strict=True):
-            family.add_metric([result], count)
+        family = CounterMetricFamily(f"understudy_{self._name}", self._about, labels=[self._label])
+        for value, count in self._counts().items():
+            family.add_metric([value], count)
         yield family
+
+
+def _usd(micro: int | None) -> float | None:
+    return None if micro is None else micro * _USD
 
 
 def _codes(error: type[UnderstudyError]) -> Iterator[str]:

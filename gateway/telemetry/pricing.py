@@ -28,7 +28,8 @@ class Prices:
     def student_time(self, seconds: float) -> int | None:
         """Busy seconds of the student, in micro-USD.
 
-        One answer costs far less than that and rounds to 0; sums are priced by `student_usd`.
+        One answer's share is mostly below half a micro-USD and then rounds to 0, so answers are
+        never added up: sums of busy time are priced by `student_usd`.
         """
         usd = self.student_usd(seconds)
         return None if usd is None else micro_usd(usd)

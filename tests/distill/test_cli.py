@@ -14,6 +14,7 @@ from gateway.contract.manifest import OperatingPoint
 from tests.acceptance import shop as shops
 from tests.acceptance.command import Ran, understudy
 from tests.acceptance.shop import Shop
+from tests.factories import tiny_bundle
 
 COLUMNS = ("--label-column", "intent", "--label-column", "risk:flags")
 
@@ -57,6 +58,19 @@ def test_init_names_the_next_commands_without_a_path_where_none_is_needed(
         "  understudy teach      # only if there is no teacher yet\n"
         "  understudy distill\n"
     )
+
+
+def test_init_with_a_teacher_needs_no_label_column_and_skips_teaching(tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path / "bundles", role="teacher")
+    texts = tmp_path / "texts.csv"
+    texts.write_text("text\nrefund my order\nfraud\n")
+    said = understudy(
+        "init", "tickets", "--data", texts, "--out", tmp_path / "new", "--teacher", bundle
+    )
+    assert said.status == 0
+    assert "understudy teach" not in said.out
+    assert "understudy distill" in said.out
+    assert list(recipe.load(tmp_path / "new" / recipe.FILE_NAME).data.heads) == ["intent", "flags"]
 
 
 def test_init_overwrites_only_when_told(data: Path, tmp_path: Path) -> None:

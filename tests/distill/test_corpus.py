@@ -16,7 +16,7 @@ import yaml
 from pyarrow import parquet
 from rich.console import Console
 
-from distill import recipe
+from distill import corpus, recipe
 from distill.corpus import Material, collect
 from distill.progress import Narrator
 from distill.workspace import Workspace
@@ -201,3 +201,11 @@ def test_a_teacher_of_another_task_is_refused(
             tmp_path, plan(tmp_path, write(tmp_path, "jsonl", rows), heads=heads), teacher=teacher
         )
     assert "teacher.bundle" in caught.value.mend
+
+
+def test_certification_rows_that_come_in_groups_are_warned_about() -> None:
+    alone = [Example(text=f"text {number}") for number in range(4)]
+    grouped = [Example(text=f"text {number}", group=f"c-{number // 2}") for number in range(4)]
+    assert corpus._group_warnings(alone) == ()
+    (warning,) = corpus._group_warnings(grouped)
+    assert "the 4 certification rows come from 2 groups" in warning

@@ -16,6 +16,7 @@ from distill.workspace import Workspace
 from exporters import quantize
 from gateway.contract.bundle import Bundle, open_bundle
 from gateway.contract.examples import Example
+from gateway.contract.manifest import Parity
 from gateway.errors import BundleMissing, RecipeError, StageFailed
 from gateway.students.student import Student
 from gateway.types import Prediction
@@ -48,8 +49,9 @@ def material(shop: Shop, teacher: Bundle) -> Material:
 
 
 def judged(bundle: Bundle, rows: tuple[Example, ...]) -> tuple[list[Prediction], list[bool]]:
-    """What the served student says of each row, and whether all heads are right."""
-    said = Student(bundle).predict([row.text for row in rows])
+    """What the served student says of each row alone, and whether all heads are right."""
+    model = Student(bundle)
+    said = [model.predict([row.text])[0] for row in rows]
     right = [
         all(
             each.labels == (gold if isinstance(gold := row.labels[each.head], tuple) else (gold,))
@@ -165,7 +167,7 @@ def test_a_bundle_that_was_removed_is_missed(shop: Shop, tmp_path: Path, student
     folder = shop.copy(tmp_path)
     shutil.rmtree(folder / "bundles" / student.name)
     orders = recipe.load(folder / recipe.FILE_NAME)
-    with pytest.raises(StageFailed, match="was removed after it was sealed") as caught:
+    with pytest.raises(StageFailed, match="is not whole any more") as caught:
         pipeline.distill(orders, Workspace(folder), QUIET)
     assert str(folder / "runs") in caught.value.mend
 
@@ -176,3 +178,33 @@ def test_layers_that_the_teacher_lacks_are_named(shop: Shop, tmp_path: Path) -> 
     shops.edit(path, {"student": {"layers": [0, 5]}, "teacher": {"layers": 6}})
     with pytest.raises(RecipeError, match="layer 5, and what it starts from has the layers 0 to 2"):
         pipeline.distill(recipe.load(path), Workspace(folder), QUIET)
+
+
+def test_a_teacher_that_was_taught_rows_which_are_now_held_out_is_refused(
+    shop: Shop, tmp_path: Path
+) -> None:
+    folder = shop.copy(tmp_path)
+    path = folder / recipe.FILE_NAME
+    shops.edit(path, {"seed": 1})
+    with pytest.raises(RecipeError, match=r"the teacher was taught \d+ of the \d+ rows") as caught:
+        pipeline.distill(recipe.load(path), Workspace(folder), QUIET)
+    assert "understudy teach" in caught.value.mend
+
+
+@pytest.mark.parametrize(
+    ("flips", "difference", "kept"), [(0.0, 0.009, True), (0.001, 0.0, False), (0.0, 0.02, False)]
+)
+def test_a_graph_that_batch_mates_change_on_the_test_split_is_never_batched(
+    student: Bundle,
+    flips: float,
+    difference: float,
+    kept: bool,  # noqa: FBT001  a parameter of the table
+) -> None:
+    found = student.manifest.graph.model_copy(update={"batch_invariant": True})
+    parity = Parity(
+        rows=1000,
+        tokenizer_equal=True,
+        batch_label_flips=flips,
+        batch_score_difference=difference,
+    )
+    assert pipeline._proven(found, parity).batch_invariant is kept

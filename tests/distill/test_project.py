@@ -8,9 +8,12 @@ import pytest
 import yaml
 
 from distill import project, recipe
+from distill.data import sources
 from distill.project import LabelColumn, Project
+from gateway import settings
 from gateway.contract.manifest import HeadKind
-from gateway.errors import DataError, RecipeError, UnderstudyError, UsageError
+from gateway.errors import BundleMissing, DataError, RecipeError, UnderstudyError, UsageError
+from tests.factories import TASK, tiny_bundle
 
 
 @pytest.fixture
@@ -137,8 +140,8 @@ def test_a_column_without_latin_letters_gets_a_numbered_head(tmp_path: Path) -> 
         ({"data": Path("none.csv")}, DataError, "cannot be read"),
         ({"text_column": "txt"}, DataError, "no column 'txt'; did you mean 'text'?"),
         ({"label_columns": [LabelColumn("ticket")]}, DataError, "no column 'ticket'"),
-        ({"label_columns": [LabelColumn("customer")]}, DataError, "fewer than 5 examples"),
-        ({"label_columns": []}, UsageError, "no column of labels is named"),
+        ({"label_columns": [LabelColumn("customer")]}, DataError, "fewer than 5 distinct examples"),
+        ({"label_columns": []}, UsageError, "no labels are named"),
         (
             {"label_columns": [LabelColumn("risk"), LabelColumn("risk!")]},
             UsageError,
@@ -198,3 +201,64 @@ def test_a_label_column_says_its_kind_after_a_colon(text: str, expected: LabelCo
 def test_an_unknown_kind_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match=f"--label-column {text}"):
         LabelColumn.parse(text)
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    """A file of texts without labels."""
+    path = tmp_path / "texts.csv"
+    path.write_text("text\n" + "".join(f"text {n}\n" for n in range(10)))
+    return path
+
+
+def test_a_teacher_brings_the_heads_and_labels_to_texts_that_have_none(
+    tmp_path: Path, texts: Path
+) -> None:
+    bundle = tiny_bundle(tmp_path / "bundles", role="teacher")
+    told = Project(task="tickets", data=texts, teacher=bundle)
+    path, served = project.create(tmp_path / "new", told)
+    read = recipe.load(path)
+    assert read.resolve(read.teacher.bundle or Path()) == bundle
+    assert [
+        (name, head.kind, head.column, head.labels) for name, head in read.data.heads.items()
+    ] == [(head.name, head.kind, head.name, head.labels) for head in TASK.heads]
+    corpus = sources.read(read)
+    assert corpus.task.heads == TASK.heads
+    assert [each.source for each in corpus.examples] == ["unlabelled"] * 10
+    assert settings.load(served).tasks["tickets"].teacher.bundle == bundle
+
+
+def test_a_column_of_gold_labels_joins_the_teachers_head_of_its_name(
+    tmp_path: Path, texts: Path
+) -> None:
+    bundle = tiny_bundle(tmp_path / "bundles", role="teacher")
+    first = TASK.heads[0]
+    with pytest.raises(UsageError, match="the teacher has no choice head 'mood'"):
+        project.create(tmp_path, Project("tickets", texts, [LabelColumn("mood")], teacher=bundle))
+    rows = texts.read_text().splitlines()[1:]
+    texts.write_text(
+        f"text,{first.name},flags\n"
+        + "".join(f"{row},{first.labels[n % 2]},\n" for n, row in enumerate(rows))
+    )
+    # Five rows of the first label and five of the second; none of the third, nor of a flag.
+    with pytest.raises(DataError, match=r"'other' of the head 'intent' \(0\)"):
+        project.create(
+            tmp_path, Project("tickets", texts, [LabelColumn(first.name)], teacher=bundle)
+        )
+
+
+def test_without_labels_and_without_a_teacher_both_ways_are_named(
+    tmp_path: Path, texts: Path
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        project.create(tmp_path, Project("tickets", texts))
+    assert "--label-column" in caught.value.mend
+    assert "--teacher" in caught.value.mend
+
+
+def test_a_teacher_that_is_not_there_is_told_before_anything_is_written(
+    tmp_path: Path, texts: Path
+) -> None:
+    with pytest.raises(BundleMissing):
+        project.create(tmp_path / "new", Project("t", texts, teacher=tmp_path / "none"))
+    assert not (tmp_path / "new").exists()

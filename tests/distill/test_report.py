@@ -634,3 +634,66 @@ def test_numbers_have_one_form_each() -> None:
         "1,234,567", "—", "3.5 %", "$1,234.50", "$0.0002", "unknown", "9.99 ms", "10.0 ms", "—",
         "1,234.5 MB", "59.9 s", "2 min 05 s", "2 h 02 min", "69.2 to 100.0 %",
     ]  # fmt: skip
+
+
+def taught() -> Report:
+    """A teacher by itself, as `understudy teach` seals it: no teacher above it, no certificate."""
+    report = make_report()
+    manifest = make_manifest(HEADS, labels="gold", role="teacher", layers=6)
+    alone = replace(
+        report,
+        manifest=manifest.model_copy(update={"operating_points": ()}),
+        teacher=None,
+        teacher_size=None,
+    )
+    return certified_with(alone, teacher_accuracy=None, escalation=1.0)
+
+
+def test_a_teacher_is_measured_and_not_judged() -> None:
+    found = verdict(taught())
+    assert (found.tone, found.title) == ("plain", "Teacher")
+    assert found.text.replace("\u00a0", " ") == (
+        "Accuracy by head on 2,000 gold-labelled rows of the test split: intent 96.2 %, "
+        "urgency 96.2 %, risk 96.2 %. Its confidence is calibrated."
+    )
+    assert found.advice == ("Next: distil a student from it.",)
+
+
+def test_a_teachers_page_says_nothing_of_routing_and_cost() -> None:
+    page = render(taught())
+    text = shown(page)
+    assert "<title>tickets: teacher report</title>" in page
+    for absent in (
+        "Not certified",
+        "goes to the teacher",
+        "sent to the teacher",
+        "Per 1,000",
+        "Operating points",
+        "Student",
+        'id="routing"',
+        "student answers",
+    ):
+        assert absent not in page
+    for present in ("Quality of each head", "Median time 2.10 ms", "no certificate is issued"):
+        assert present in text
+    outline = Outline()
+    outline.feed(page)
+    assert outline.open == []
+    assert outline.targets <= {f"#{each}" for each in outline.ids}
+
+
+def test_a_teachers_tiles_are_quality_size_and_speed() -> None:
+    assert [each.name for each in tiles(taught())] == [
+        "Teacher accuracy",
+        "Bundle size",
+        "Median time",
+    ]
+    assert tile(taught(), "Teacher accuracy")[0] == "93.7 %"
+    assert tile(taught(), "Bundle size") == ("23.1 MB", "")
+
+
+def test_a_teacher_that_was_not_measured_is_told_so() -> None:
+    bare = with_reports(taught(), Reports())
+    assert verdict(bare).text.startswith("Nothing was measured on a test split.")
+    assert {each.value for each in tiles(bare)} == {"unknown", "23.1\u00a0MB"}
+    assert "Nothing was timed." in shown(render(bare))

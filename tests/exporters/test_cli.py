@@ -87,7 +87,8 @@ def test_a_folder_becomes_a_bundle_that_says_what_the_model_says(
     with torch.inference_mode():
         expected = model(torch.tensor([encoded.ids])).logits.numpy()
     assert abs(student.logits([encoded.ids]) - expected).max() <= 1e-4
-    assert "escalates every request" in output
+    assert "every request is escalated" in output
+    assert "unless policy.threshold is set" in output
     assert "Next:" in output
 
 
@@ -110,7 +111,11 @@ def test_int8_is_searched_on_the_given_texts(folder: Path, tmp_path: Path) -> No
     assert kept.recipe == manifest.graph.recipe
     assert [vector.text for vector in manifest.golden.vectors] == lines[:32]
     assert f"kept: {kept.recipe}" in output
-    assert "teacher.bundle" in output
+    assert f"--teacher {_only(tmp_path / 'out').path}" in output
+    # 120 texts, of which every fifth sets the ranges: 96 are left to count flips on.
+    assert manifest.reports.parity is not None
+    assert manifest.reports.parity.rows == 96
+    assert manifest.reports.parity.label_flips == kept.label_flips
 
 
 def test_a_multi_label_model_has_a_flags_head(tokenizer: bytes, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,17 @@ import pytest
 from gateway import settings
 from gateway.assembly import Gateway, open_gateway
 from gateway.contract.manifest import Head, HeadKind
-from gateway.errors import BundleMismatch, BundleMissing, Draining, SettingsError, UnknownTask
+from gateway.errors import (
+    BundleMismatch,
+    BundleMissing,
+    Draining,
+    SettingsError,
+    StudentFailed,
+    UnknownTask,
+)
 from gateway.settings import Settings
-from gateway.types import Answer, Instance, Reason, Route
+from gateway.students.student import Student
+from gateway.types import Answer, Instance, Prediction, Reason, Route
 from tests.factories import CONFIDENT, TASK, UNSURE, settings_file, tiny_bundle
 
 
@@ -98,6 +106,15 @@ def test_a_bundle_without_a_certificate_escalates_everything(tmp_path: Path) -> 
     assert answer.decision.reason is Reason.NO_CERTIFICATE
 
 
+def test_a_threshold_without_a_certificate_is_not_used(tmp_path: Path) -> None:
+    student = tiny_bundle(tmp_path / "bundles", certified=False)
+    (answer,) = answers(loaded(tmp_path, student=student), CONFIDENT)
+    assert answer.route is Route.TEACHER
+    assert answer.decision.reason is Reason.NO_CERTIFICATE
+    (answer,) = answers(loaded(tmp_path, student=student, policy={"threshold": 0.9}), CONFIDENT)
+    assert answer.route is Route.STUDENT  # a person has answered for it
+
+
 def test_an_operating_point_that_the_bundle_lacks_is_refused(tmp_path: Path) -> None:
     chosen = loaded(tmp_path, tickets={"student": {"operating_point": "strict"}})
     with pytest.raises(
@@ -170,6 +187,17 @@ def test_a_bundle_that_is_not_there_is_refused(tmp_path: Path) -> None:
         opened(loaded(tmp_path, student=tmp_path / "nowhere"))
 
 
+def test_a_student_that_fails_on_its_first_text_is_not_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_student: Student, _texts: Sequence[str]) -> list[Prediction]:
+        raise RuntimeError("no answer")
+
+    monkeypatch.setattr(Student, "predict", broken)
+    with pytest.raises(StudentFailed, match="RuntimeError: no answer"):
+        opened(loaded(tmp_path))
+
+
 def test_drawn_answers_are_audited_before_the_gateway_has_closed(tmp_path: Path) -> None:
     chosen = loaded(tmp_path, tickets={"audit": {"share": 1.0}})
 
@@ -179,10 +207,28 @@ def test_drawn_answers_are_audited_before_the_gateway_has_closed(tmp_path: Path)
         return gateway
 
     gateway = asyncio.run(work())
-    assert gateway.auditors[0].skipped == 0
+    assert gateway.audits_skipped("tickets") == {"busy": 0, "failed": 0}
     said = gateway.metrics.render().decode()
     compared = [line for line in said.splitlines() if line.startswith("understudy_comparisons")]
     assert {line.split()[-1] for line in compared if 'source="audit"' in line} == {"3.0"}
+
+
+def test_skipped_audits_are_shown_by_cause(tmp_path: Path) -> None:
+    audited = {"audit": {"share": 1.0}}
+    chosen = loaded(tmp_path, teacher={"scripted": {"fail_every": 1}}, tickets=audited)
+
+    async def work() -> Gateway:
+        async with open_gateway(chosen) as gateway:
+            await gateway.cascade(None).answer([Instance(CONFIDENT)] * 3)
+        return gateway
+
+    gateway = asyncio.run(work())
+    assert gateway.audits_skipped("tickets") == {"busy": 0, "failed": 3}
+    assert gateway.audits_skipped("other") == {}
+    said = gateway.metrics.render().decode()
+    assert 'understudy_shadow_skipped_total{cause="failed"} 3.0' in said
+    assert 'understudy_shadow_skipped_total{cause="busy"} 0.0' in said
+    assert 'understudy_queue_depth{task="tickets"} 0.0' in said
 
 
 def test_two_tasks_are_told_apart_by_their_names(tmp_path: Path) -> None:

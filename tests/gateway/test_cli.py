@@ -237,6 +237,13 @@ def test_doctor_tells_what_this_machine_has(understudy: Command) -> None:
     assert "free" in ran.out
 
 
+@pytest.mark.parametrize("port", ["-1", "65536"])
+def test_doctor_refuses_what_is_no_port(understudy: Command, port: str) -> None:
+    ran = understudy("doctor", "--port", port)
+    assert ran.status == 2
+    assert "--port" in ran.err
+
+
 def test_doctor_reads_cpu_flags(tmp_path: Path) -> None:
     source = tmp_path / "cpuinfo"
     source.write_text("processor\t: 0\nflags\t\t: fpu avx2 avx512_vnni\n")

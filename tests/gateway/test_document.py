@@ -136,3 +136,7 @@ def test_a_file_that_is_far_too_large_is_not_parsed(path: Path) -> None:
 def test_a_mapping_from_elsewhere_names_where_it_is_from() -> None:
     with pytest.raises(RecipeError, match="the form: name: this key is required"):
         document.validate({}, Cake, RecipeError, where="the form")
+
+
+def test_a_date_that_no_calendar_has_is_not_yaml(path: Path) -> None:
+    assert "not YAML: month must be in 1..12" in refused(path, "name: 2024-13-45\n")

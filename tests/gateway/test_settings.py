@@ -160,6 +160,15 @@ def test_a_mistake_elsewhere_names_its_key(
     assert any(line.startswith(message) for line in refused(path, **sections))
 
 
+def test_the_largest_request_must_fit_in_the_queue(path: Path) -> None:
+    server = {"max_inputs": 9}
+    (line,) = refused(path, {"student": {"bundle": "x", "queue": 8}}, server=server)
+    assert "server.max_inputs 9 is above tasks.tickets.student.queue 8" in line
+    assert (
+        load(path, {"student": {"bundle": "x", "queue": 9}}, server=server).server.max_inputs == 9
+    )
+
+
 def test_a_missing_version_is_a_mistake(path: Path) -> None:
     path.write_text(yaml.safe_dump({"tasks": {"tickets": TASK}}))
     with pytest.raises(SettingsError, match="version: this key is required"):
@@ -267,3 +276,11 @@ def test_a_rule_that_is_not_one_condition_is_refused(
     (line,) = refused(path, {"policy": {"rules": [{"name": "r", **keys}]}})
     assert line.startswith("tasks.tickets.policy.rules.0")
     assert message in line
+
+
+def test_the_environment_of_a_child_has_all_but_the_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNDERSTUDY_API_KEYS", f"ci:{HASH}")
+    monkeypatch.setenv("UNDERSTUDY_OTHER", "kept")
+    found = settings.environment_without_keys()
+    assert "UNDERSTUDY_API_KEYS" not in found
+    assert found["UNDERSTUDY_OTHER"] == "kept"

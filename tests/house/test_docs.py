@@ -93,7 +93,8 @@ def test_every_key_of_a_document_is_explained_with_its_default(
 
 def test_every_metric_is_explained_with_its_type() -> None:
     metrics = Metrics([TASK])
-    metrics.follow_records(lambda: (0, 0))
+    metrics.follow_records(dict)
+    metrics.follow_skips(dict)
     types = dict(
         line.split()[2:4]
         for line in metrics.render().decode().splitlines()
@@ -112,7 +113,11 @@ def test_every_metric_is_explained_with_its_labels() -> None:
     families = vars(Metrics([TASK])._families).values()
     labels = {family.describe()[0].name: tuple(family._labelnames) for family in families}
     labels = {name if name in told else f"{name}_total": each for name, each in labels.items()}
-    assert told == labels | {"understudy_records_total": ("result",)}
+    followed = {
+        "understudy_records_total": ("result",),
+        "understudy_shadow_skipped_total": ("cause",),
+    }
+    assert told == labels | followed
 
 
 def _errors(kind: type[UnderstudyError]) -> Iterator[type[UnderstudyError]]:

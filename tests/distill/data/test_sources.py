@@ -196,13 +196,20 @@ def test_texts_that_are_no_text_are_told_by_row(tmp_path: Path) -> None:
 def test_a_small_class_is_told_with_its_count(tmp_path: Path) -> None:
     write_csv(tmp_path / "main.csv", "text,category", *labelled(), "x,c", "y,c", "z,d")
     told = mistake(tmp_path)
-    assert "fewer than 5 examples of 'c' of the head 'category' (2), 'd' of" in told
+    assert "fewer than 5 distinct examples of 'c' of the head 'category' (2), 'd' of" in told
 
 
 def test_test_rows_do_not_make_a_class_large_enough(tmp_path: Path) -> None:
     write_csv(tmp_path / "main.csv", "text,category", *labelled(), "x,c")
     write_csv(tmp_path / "test.csv", "text,category", *[f"t{n},c" for n in range(9)])
     assert "'c' of the head 'category' (1)" in mistake(tmp_path, test="test.csv")
+
+
+def test_equal_texts_count_as_one_example(tmp_path: Path) -> None:
+    """Five rows of c, of which three fold to one text: three are left."""
+    rows = ["Same  text,c", "same text,c", "SAME TEXT,c", "x,c", "y,c"]
+    write_csv(tmp_path / "main.csv", "text,category", *labelled(), *rows)
+    assert "'c' of the head 'category' (3)" in mistake(tmp_path)
 
 
 def test_a_flag_is_a_class_too(tmp_path: Path) -> None:

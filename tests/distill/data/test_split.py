@@ -255,6 +255,27 @@ def test_a_common_label_may_miss_a_part_that_is_too_small_for_it() -> None:
     assert len(check_leaks(made(train=train, test=[row(200 + n) for n in range(20)]))) == 1
 
 
+def flagged(rows: list[Example], *flags: str) -> list[Example]:
+    return [replace(each, labels={**each.labels, "risk": flags}) for each in rows]
+
+
+def test_a_flag_that_train_lacks_is_refused() -> None:
+    test = flagged([row(100), row(101)], "fraud")
+    with pytest.raises(DataError) as caught:
+        check_leaks(made(train=flagged(rows(9, "a")), test=test))
+    assert caught.value.message == (
+        "no row of train has the label 'fraud' of the head 'risk'; it occurs only in test"
+    )
+
+
+def test_a_flag_that_a_held_out_part_lacks_is_a_warning() -> None:
+    train = [*flagged(rows(9, "a")), *flagged([row(50)], "fraud", "legal")]
+    told = "no row of test has the label {!r} of the head 'risk': it is not measured there"
+    assert check_leaks(made(train=train, test=flagged([row(100)], "legal"))) == (
+        told.format("fraud"),
+    )
+
+
 def test_splits_are_read_as_they_were_saved(tmp_path: Path) -> None:
     flagged = [
         replace(each, labels={**each.labels, "risk": ("x",)}, fields={"amount": 1.5})

@@ -36,12 +36,10 @@ from distill.demo.tickets import (
     distinct,
     fold,
     generate,
-    to_example,
     write_csv,
 )
 from distill.demo.traffic import traffic
 from distill.demo.words import MACHINES, THINGS, words
-from gateway.contract import examples
 from gateway.errors import DataError
 
 COUNT = 6000
@@ -326,19 +324,6 @@ def test_an_option_without_weight_is_never_drawn() -> None:
 
 
 # Handing over.
-
-
-def test_a_ticket_becomes_an_example(tmp_path: Path) -> None:
-    example = to_example(ticket("Charged twice.", amount=12.5))
-    assert example.labels == {
-        "intent": "double_charge",
-        "urgency": "high",
-        "risk": ("refund", "legal"),
-    }
-    assert (example.fields, example.group) == ({"amount": 12.5}, "c-00007")
-    assert to_example(ticket()).fields == {}
-    examples.write(tmp_path / "rows.jsonl", [example])
-    assert list(examples.read(tmp_path / "rows.jsonl")) == [example]
 
 
 def test_the_table_reads_back_as_it_was_written(world: list[Ticket], tmp_path: Path) -> None:

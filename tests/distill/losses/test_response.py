@@ -144,7 +144,6 @@ def test_no_gold_at_all_teaches_nothing_and_keeps_the_graph_whole(targets: Targe
 
 @pytest.mark.parametrize("loss", [Kl(1.0), LogitMse()])
 def test_a_loss_that_needs_a_teacher_says_so(loss: Loss) -> None:
-    assert loss.needs_teacher
     with pytest.raises(ValueError, match="needs the teacher's logits"):
         loss(rows([0.0, 0.0]), choice(gold=torch.tensor([0])))
 
@@ -153,5 +152,4 @@ def test_losses_are_built_by_the_names_of_a_recipe() -> None:
     assert build("kl", {"temperature": 3.0}) == Kl(3.0)
     assert build("kl", {}) == Kl(2.0)
     assert build("cross_entropy", {}) == CrossEntropy()
-    assert not build("cross_entropy", {}).needs_teacher
     assert build("logit_mse", {}) == LogitMse()

@@ -158,9 +158,23 @@ def test_a_teacher_call_is_priced_and_an_unknown_price_is_null(serve: Opener) ->
 
 
 def test_the_total_cost_is_known_where_both_prices_are(serve: Opener) -> None:
-    prices = {"teacher_usd_per_1000": "2.50", "instance_usd_per_hour": "0.000001"}
+    prices = {"teacher_usd_per_1000": "2.50", "instance_usd_per_hour": "0.36"}
     client = serve(tickets={"prices": prices})
-    assert ask(client, input=UNSURE)["cost_usd"]["total"] == 0.0025
+    cost = ask(client, input=UNSURE)["cost_usd"]
+    assert cost["total"] == pytest.approx(cost["student"] + 0.0025)
+
+
+def test_the_students_time_is_paid_for_even_where_one_answer_is_below_a_micro_usd(
+    serve: Opener,
+) -> None:
+    client = serve(tickets={"prices": {"instance_usd_per_hour": "0.36"}})
+    ask(client, inputs=[CONFIDENT] * 4)
+    shown = client.get("/metrics").text
+    name = 'understudy_cost_usd_total{bucket="live",task="tickets"} '
+    (live,) = (line.removeprefix(name) for line in shown.splitlines() if line.startswith(name))
+    assert float(live) > 0.0
+    stats = client.get("/v1/stats").json()["tasks"]["tickets"]
+    assert stats["cost"]["student"] == round(float(live) * 1_000_000)  # the two tell the same
 
 
 def test_server_timing_names_each_stage(client: Client) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, pre_tokenizers, processors
 from tokenizers.models import WordLevel
 
-from gateway.contract.encoding import Encoding, pad, vocabulary_of
+from gateway.contract.encoding import Encoding, pad
 from gateway.contract.manifest import InputLimits
 from gateway.errors import BundleMismatch
 
@@ -108,8 +106,3 @@ def test_a_lone_row_needs_no_padding() -> None:
     ids, mask = pad([[7, 0]])
     assert ids.tolist() == [[7, 0]]
     assert mask.tolist() == [[1, 1]]  # a real token may have the id 0
-
-
-def test_the_vocabulary_is_read_as_it_is_written() -> None:
-    raw = tokenizer().to_str().encode()
-    assert vocabulary_of(raw) == WORDS == json.loads(raw)["model"]["vocab"]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import re2
+import structlog
 
 from gateway.contract.bundle import open_bundle
 from gateway.errors import Draining, Overloaded
@@ -52,6 +53,16 @@ class Broken(Student):
         raise RuntimeError(f"no answer to {len(texts)} texts")
 
 
+class Picky(Student):
+    """A student whose model raises for a batch with the text "poison" in it."""
+
+    def predict(self, texts: Sequence[str]) -> list[Prediction]:
+        """Raise, or answer."""
+        if "poison" in texts:
+            raise RuntimeError("no answer to this")
+        return super().predict(texts)
+
+
 @dataclass
 class Room:
     """A cascade's parts, as a test wants them."""
@@ -64,13 +75,19 @@ class Room:
     prices: Prices = PRICES
     audit_share: float = 0.0
     calls: int = 0
+    delay_s: float = 0.0
 
     def answer(self, *texts: str, wish: Wish = Wish.AUTO) -> list[Answer]:
         """Open the cascade, ask it once, close it."""
 
         async def work() -> list[Answer]:
             batcher = Batcher(self.student, workers=1, capacity=8)
-            teacher = ScriptedTeacher(TASK, labels={"intent": "other"}, fail_every=self.fail_every)
+            teacher = ScriptedTeacher(
+                TASK,
+                labels={"intent": "other"},
+                fail_every=self.fail_every,
+                delay_s=self.delay_s,
+            )
             cascade = Cascade(
                 task=TASK.name,
                 student=batcher,
@@ -216,6 +233,28 @@ def test_the_teacher_answers_for_a_student_that_failed(room: Room) -> None:
     assert (answer.stages.queue, answer.stages.student) == (0.0, 0.0)
 
 
+def test_a_text_that_the_student_fails_on_takes_no_other_from_it(room: Room) -> None:
+    room.student = Picky(room.student.bundle)
+    before, failed, after = room.answer(CONFIDENT, "poison", CONFIDENT)
+    assert [before.route, after.route] == [Route.STUDENT, Route.STUDENT]
+    assert failed.route is Route.TEACHER
+    assert failed.decision.reasons == (Reason.STUDENT_FAILED,)
+    assert failed.failure == "student_failed"
+    assert room.calls == 1
+
+
+def test_failures_of_student_and_teacher_are_logged_without_the_text(room: Room) -> None:
+    room.student = Picky(room.student.bundle)
+    room.fail_every = 1
+    with structlog.testing.capture_logs() as lines:
+        room.answer("poison")
+    assert [(line["event"], line["task"], line["code"], line["type"]) for line in lines] == [
+        ("student_failed", "tickets", "student_failed", "RuntimeError"),
+        ("teacher_failed", "tickets", "teacher_unavailable", "TeacherUnavailable"),
+    ]
+    assert "poison" not in str(lines)
+
+
 def test_nobody_answers_when_both_have_failed(room: Room) -> None:
     room.student = Broken(room.student.bundle)
     room.fail_every = 1
@@ -265,6 +304,14 @@ def test_the_stages_are_parts_of_the_whole(room: Room) -> None:
         assert 0.0 < stages.busy <= stages.student
     assert sure.stages.teacher == 0.0
     assert unsure.stages.teacher > 0.0
+
+
+def test_an_answer_of_the_student_is_not_booked_with_the_teachers_time(room: Room) -> None:
+    room.delay_s = 0.05
+    sure, unsure = room.answer(CONFIDENT, UNSURE)
+    assert unsure.stages.teacher >= 0.05
+    # The teacher was asked after the student's answer stood, and the one total tells so.
+    assert sure.stages.total <= unsure.stages.total - unsure.stages.teacher
 
 
 def test_ids_are_uuids_of_version_7_in_the_order_of_time(room: Room) -> None:

@@ -9,7 +9,8 @@ from decimal import Decimal
 
 import pytest
 
-from gateway.shadow.audit import Auditor
+from gateway.shadow.audit import Auditor, Skip
+from gateway.teachers.guard import Guard
 from gateway.teachers.scripted import ScriptedTeacher
 from gateway.telemetry.pricing import Prices
 from gateway.types import Answer, Audit, Instance, Prediction
@@ -63,9 +64,10 @@ def auditor(
     *told: Told,
     coin: random.Random | None = None,
     prices: Prices = PRICES,
+    places: int = 64,
 ) -> Auditor:
     return Auditor(
-        teacher=teacher,
+        teacher=Guard(teacher, timeout_s=30.0, concurrency=places),
         prices=prices,
         observers=told,
         random_source=coin or random.Random(0),
@@ -124,7 +126,7 @@ def test_the_share_that_is_drawn_is_the_propensity() -> None:
             audits.answered(confident(number, audit_propensity=0.1))
             await asyncio.sleep(0)
         await audits.close()
-        assert audits.skipped == 0
+        assert audits.skipped.total() == 0
         return len(told.audits)
 
     # 2000 * 0.1 = 200, with a standard deviation of sqrt(2000 * 0.1 * 0.9) = 13.4: four of them.
@@ -137,14 +139,30 @@ def test_audits_above_the_bound_are_skipped_and_counted() -> None:
         audits = auditor(teacher, told)
         for number in range(40):
             audits.answered(confident(number, audit_propensity=1.0))
-        assert audits.skipped == 8  # 32 at once
+        assert audits.skipped == {Skip.BUSY: 8, Skip.FAILED: 0}  # 32 at once
         teacher.free.set()
         await audits.close()
         assert len(told.audits) == 32
         audits.answered(confident(audit_propensity=1.0))  # there is room again
         await audits.close()
         assert len(told.audits) == 33
-        assert audits.skipped == 8
+        assert audits.skipped.total() == 8
+
+    asyncio.run(work())
+
+
+def test_an_audit_never_waits_for_a_place_of_the_teacher() -> None:
+    async def work() -> None:
+        told, teacher = Told(), Patient()
+        audits = auditor(teacher, told, places=2)
+        for number in range(5):
+            audits.answered(confident(number, audit_propensity=1.0))
+        await asyncio.sleep(0)  # the first two take the places, the others find none
+        assert teacher.calls == 2
+        assert audits.skipped == {Skip.BUSY: 3, Skip.FAILED: 0}
+        teacher.free.set()
+        await audits.close()
+        assert len(told.audits) == 2
 
     asyncio.run(work())
 
@@ -156,7 +174,7 @@ def test_a_teacher_that_fails_is_counted_and_told_to_nobody() -> None:
         audits.answered(confident(audit_propensity=1.0))
         await audits.close()
         assert told.audits == []
-        assert audits.skipped == 1
+        assert audits.skipped == {Skip.BUSY: 0, Skip.FAILED: 1}
 
     asyncio.run(work())
 

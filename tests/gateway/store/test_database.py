@@ -14,7 +14,7 @@ from sqlalchemy import Engine, event, inspect
 from gateway.errors import SettingsError
 from gateway.store import tables
 from gateway.store.database import migrate, open_database
-from gateway.store.records import count
+from gateway.store.records import latest
 
 
 def opened(where: str | Path) -> None:
@@ -30,7 +30,7 @@ def pragma(engine: Engine, name: str) -> object:
 def test_a_missing_file_and_its_folder_are_made(tmp_path: Path) -> None:
     engine = open_database(tmp_path / "new" / "records.db")
     assert (tmp_path / "new" / "records.db").is_file()
-    assert count(engine) == 0
+    assert latest(engine, None, 1) == []
     engine.dispose()
 
 

@@ -77,6 +77,21 @@ def test_a_call_waits_for_a_place_and_one_beyond_the_bound_is_refused_at_once() 
     asyncio.run(work())
 
 
+def test_it_is_busy_while_no_place_is_free() -> None:
+    async def work() -> None:
+        teacher = Patient()
+        guard = Guard(teacher, timeout_s=30.0, concurrency=1)
+        assert not guard.busy
+        call = asyncio.create_task(guard.answer(ASKED))
+        await teacher.started.wait()
+        assert guard.busy
+        teacher.free.set()
+        await call
+        assert not guard.busy
+
+    asyncio.run(work())
+
+
 def test_a_caller_who_goes_ends_the_call_and_gives_its_place_back() -> None:
     async def work() -> None:
         teacher = Patient()

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from decimal import Decimal
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.telemetry.metrics import CONTENT_TYPE, Metrics
+from gateway.telemetry.pricing import Prices
 from gateway.types import Cost, Reason, Route
-from tests.gateway.telemetry.answers import TICKETS, audit, confident, escalated, prediction
+from tests.gateway.telemetry.answers import STAGES, TICKETS, audit, confident, escalated, prediction
+
+# 3.60 USD an hour is 0.001 USD for a busy second.
+PRICES = {"tickets": Prices(instance_usd_per_hour=Decimal("3.60"))}
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:
@@ -33,7 +40,7 @@ def test_series_are_there_before_the_first_request() -> None:
 
 
 def test_a_confident_answer_counts_its_time_confidence_and_money() -> None:
-    metrics = Metrics([TICKETS])
+    metrics = Metrics([TICKETS], prices=PRICES)
     metrics.answered(confident(cost=Cost(1, 0, 2500)))  # 4 ms: 1 queue, 2 student, 1 overhead
     task = {"task": "tickets"}
     assert value(metrics, "requests_total", **task, route="student", code="200") == 1
@@ -50,8 +57,17 @@ def test_a_confident_answer_counts_its_time_confidence_and_money() -> None:
     assert value(metrics, "stage_duration_seconds_count", **task, stage="teacher") == 0
     assert value(metrics, "confidence_sum", **task, head="intent") == 0.9
     assert value(metrics, "confidence_sum", **task, head="risk") == 0.8
-    assert value(metrics, "cost_usd_total", **task, bucket="live") == 0.000001
     assert value(metrics, "cost_avoided_usd_total", **task) == 0.0025
+
+
+def test_the_students_busy_time_is_priced_however_short_each_answer_was() -> None:
+    metrics = Metrics([TICKETS], prices=PRICES)
+    for number in range(10):  # 0.2 ms each: 0.2 micro-USD, which an answer's own cost rounds to 0
+        stages = replace(STAGES, busy=0.0002)
+        metrics.answered(confident(number, stages=stages, cost=Cost(0, 0, 2500)))
+    live = value(metrics, "cost_usd_total", task="tickets", bucket="live")
+    assert live == pytest.approx(0.000002)
+    assert value(metrics, "cost_unknown_total", task="tickets", bucket="live") == 0
 
 
 def test_an_escalation_counts_its_reason_the_teacher_and_the_disagreement() -> None:
@@ -64,7 +80,7 @@ def test_an_escalation_counts_its_reason_the_teacher_and_the_disagreement() -> N
     assert value(metrics, "comparisons_total", **task, head="intent", **pair) == 1
     assert value(metrics, "disagreements_total", **task, head="intent", **pair) == 1
     assert value(metrics, "disagreements_total", **task, head="risk", **pair) == 0
-    assert value(metrics, "cost_usd_total", **task, bucket="live") == pytest.approx(0.002501)
+    assert value(metrics, "cost_usd_total", **task, bucket="live") == pytest.approx(0.0025)
 
 
 def test_an_audit_is_compared_and_paid_apart() -> None:
@@ -133,15 +149,13 @@ def test_requests_in_flight_come_and_go() -> None:
     assert value(metrics, "inflight_requests") == 1
 
 
-def test_batches_are_measured_and_tokens_where_they_are_known() -> None:
+def test_batches_are_measured() -> None:
     metrics = Metrics([TICKETS])
     metrics.batched(3, 0.5)
-    metrics.batched(5, 0.25, tokens=100)
+    metrics.batched(5, 0.25)
     assert value(metrics, "batch_size_sum") == 8
     assert value(metrics, "batch_size_bucket", le="4.0") == 1
     assert value(metrics, "batch_duration_seconds_sum") == 0.75
-    assert value(metrics, "batch_tokens_sum") == 100
-    assert value(metrics, "batch_tokens_count") == 1
 
 
 def test_a_new_bundle_takes_the_place_of_the_one_before_it() -> None:
@@ -155,11 +169,25 @@ def test_a_new_bundle_takes_the_place_of_the_one_before_it() -> None:
 
 def test_records_are_read_from_the_writer_when_asked() -> None:
     metrics = Metrics([TICKETS])
-    counts = [(0, 0)]
-    metrics.follow_records(lambda: counts[-1])
-    counts.append((7, 2))
+    counts = {"stored": 0, "dropped": 0}
+    metrics.follow_records(lambda: counts)
+    counts |= {"stored": 7, "dropped": 2}
     assert value(metrics, "records_total", result="stored") == 7
     assert value(metrics, "records_total", result="dropped") == 2
+
+
+def test_skipped_audits_are_read_by_cause_when_asked() -> None:
+    metrics = Metrics([TICKETS])
+    metrics.follow_skips(lambda: {"busy": 3, "failed": 0})
+    assert value(metrics, "shadow_skipped_total", cause="busy") == 3
+    assert value(metrics, "shadow_skipped_total", cause="failed") == 0
+
+
+def test_what_waits_for_the_student_is_read_when_asked() -> None:
+    metrics, waiting = Metrics([TICKETS]), ["a text"]
+    metrics.follow_queue("tickets", lambda: len(waiting))
+    waiting.append("another")
+    assert value(metrics, "queue_depth", task="tickets") == 2
 
 
 def test_two_sets_of_metrics_do_not_share_anything() -> None:
