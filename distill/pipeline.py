@@ -266,9 +266,10 @@ def _evaluate_teacher(
 
 
 def _label(job: _Job, teacher: Bundle, folder: Path) -> None:
-    """The teacher's logits for every part and for noisy copies of the texts, a file each."""
+    """The teacher's logits for what is learnt, noisy copies included, and for the test rows."""
     model = Student(teacher)
-    parts = {name: _texts(rows) for name, rows in job.material.splits.parts().items()}
+    splits = job.material.splits.parts()
+    parts = {name: _texts(splits[name]) for name in ("train", "unlabelled", "test")}
     parts["copies"] = list(
         augment.copies(
             parts["train"] + parts["unlabelled"],
