@@ -5,6 +5,7 @@ The teacher is a local bundle, run through the same class that serves it.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,23 +25,31 @@ _CHUNK = 512  # texts between two writes of the cache: some seconds of a teacher
 def label(teacher: Student, texts: Sequence[str], cache: Path, progress: Advance) -> Floats:
     """The teacher's logits (texts, outputs), in the order of `texts`.
 
-    `cache` is a folder; chunks that it holds already are not asked again. It belongs to one teacher
-    and one list of texts, which is for the caller to see to.
+    `cache` is a folder; chunks that it holds already are not asked again. A chunk is found by the
+    hash of the teacher and of its texts, so that another list never gets the answers of this one.
     """
     cache.mkdir(parents=True, exist_ok=True)
     order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
     logits = np.zeros((len(texts), teacher.task.outputs), np.float32)
     for start in range(0, len(order), _CHUNK):
         rows = order[start : start + _CHUNK]
-        file = cache / f"logits-{start:08d}.npy"
+        chunk = [texts[row] for row in rows]
+        file = cache / f"{_name(teacher, chunk)}.npy"
         if not file.is_file():
-            part = read(teacher, [texts[row] for row in rows])
+            part = read(teacher, chunk)
             with (cache / "next.npy").open("wb") as out:
                 np.save(out, part)
             (cache / "next.npy").rename(file)
         logits[rows] = np.load(file)
         progress(start + len(rows), len(order))
     return logits
+
+
+def _name(teacher: Student, texts: Sequence[str]) -> str:
+    digest = hashlib.sha256(teacher.bundle.id.encode())
+    for text in texts:
+        digest.update(b"\0" + text.encode())
+    return digest.hexdigest()[:32]
 
 
 def read(model: Student, texts: Sequence[str]) -> Floats:
