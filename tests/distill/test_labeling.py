@@ -107,3 +107,14 @@ def test_a_finished_labelling_asks_nothing(teacher: Counting, tmp_path: Path) ->
     again = labeling.label(teacher, TEXTS, tmp_path / "cache", lambda *_: None)
     assert teacher.asked == 9
     assert np.array_equal(first, again)
+
+
+@pytest.mark.usefixtures("_small_chunks")
+def test_another_list_of_texts_never_gets_the_answers_of_this_one(
+    teacher: Counting, tmp_path: Path
+) -> None:
+    labeling.label(teacher, TEXTS, tmp_path / "cache", lambda *_: None)
+    others = [f"{text} again" for text in TEXTS]
+    logits = labeling.label(teacher, others, tmp_path / "cache", lambda *_: None)
+    assert teacher.asked == 18
+    assert logits == pytest.approx(labeling.read(teacher, others), abs=1e-6)
