@@ -60,6 +60,7 @@ _PROBES = 64  # texts on which the loss of a single product is measured
 _TIMED_ROWS = 40  # texts of typical length timed per variant, after a warm-up
 _TIE = 1.2  # costs this near are equal, and exactness decides: 60 microseconds buy half the flips
 _DOUBT = 0.05  # a gate is broken when the count would be this rare in a graph that keeps it
+_TURN = 8  # texts in a row of one variant: often enough in turn, and with a warm cache
 _EQUAL_BATCH = 8  # rows of one length in a timed batch, what a busy gateway often has
 
 
@@ -446,12 +447,14 @@ def _constant(proto: ModelProto, name: str, value: NDArray[np.generic]) -> str:
 def _time(candidates: Sequence[_Candidate], rows: Rows) -> None:
     """Time all candidates in turn on texts of typical length, so that drift hits all alike."""
     typical = _typical(rows)
-    for row in [*typical[:3], *typical]:
+    for start in range(0, len(typical), _TURN):
+        turn = typical[start : start + _TURN]
         for each in candidates:
-            each.single.append(_seconds(each.session, [row]))
-            each.batched.append(_seconds(each.session, [row] * _EQUAL_BATCH) / _EQUAL_BATCH)
-    for each in candidates:  # the first rounds were the warm-up
-        del each.single[:3], each.batched[:3]
+            _seconds(each.session, turn[:1])  # brings its weights back into the cache
+            each.single += [_seconds(each.session, [row]) for row in turn]
+            each.batched += [
+                _seconds(each.session, [row] * _EQUAL_BATCH) / _EQUAL_BATCH for row in turn
+            ]
 
 
 def _best(passed: Sequence[_Candidate]) -> _Candidate:
