@@ -156,5 +156,5 @@ def test_the_demo_ends_by_itself_only_when_told(
     monkeypatch.setattr(show, "run", run)  # the real one trains for minutes
     said = understudy("demo", "--folder", tmp_path, "--rate", "50", "--json", *options)
     assert said.status == 0
-    plan = show.Plan(folder=tmp_path, tickets=9000, seed=0, rate=50.0, seconds=seconds)
+    plan = show.Plan(folder=tmp_path, tickets=7500, seed=0, rate=50.0, seconds=seconds)
     assert asked == [(plan, False, True)]

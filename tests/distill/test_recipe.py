@@ -35,27 +35,30 @@ data:
   heads:
     category: {kind: choice, column: category}
   severity: {}
-  split: {calibration: 0.06, certification: 0.12, test: 0.15}
+  split: {calibration: 0.05, certification: 0.1, test: 0.15}
 teacher:
   bundle: null
   base: minilm
   layers: 6
   training:
-    epochs: 5
+    epochs: 6
     batch: 32
     learning_rate: 1.0e-4
     head_learning_rate: 2.0e-3
+    dropout: 0.1
     losses: [{name: cross_entropy, weight: 1.0}]
 student:
   layers: [0, 1]
   max_tokens: 64
   prune_vocabulary: true
+  augment: 2
   training:
-    epochs: 4
+    epochs: 5
     batch: 32
-    learning_rate: 2.0e-4
+    learning_rate: 3.0e-4
     head_learning_rate: 2.0e-3
-    losses: [{name: kl, weight: 0.8, temperature: 2.0}, {name: cross_entropy, weight: 0.2}]
+    dropout: 0.0
+    losses: [{name: kl, weight: 1.0, temperature: 2.0}, {name: logit_mse, weight: 0.3}]
 certificate: {alpha: 0.02, delta: 0.05}
 gates: {label_flips: 0.005, confident_flips: 0.001}
 prices: {teacher_usd_per_1000: null, instance_usd_per_hour: null}

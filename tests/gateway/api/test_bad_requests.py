@@ -182,7 +182,8 @@ def test_a_path_or_method_that_is_not_there_is_a_problem_too(
 
 
 def test_a_full_queue_is_overload_and_says_when_to_come_back(serve: Opener) -> None:
-    client = serve(tickets={"student": {"queue": 1}})
+    client = serve()
+    client.gateway.tasks["tickets"].student._capacity = 1  # as if others had filled the rest
     reply = client.post("/v1/predict", json={"inputs": ["a", "b"]})
     assert (reply.status_code, reply.json()["code"]) == (429, "overloaded")
     assert reply.headers["retry-after"] == "1"
