@@ -61,7 +61,7 @@ def _header(task: Stats, seen: Seen, title: str) -> Panel:
         _tile(f"{every['per_second'] or 0:.0f}/s", "requests"),
         _tile(_percent(task["escalation"]["share"]), "escalated"),
         _tile(_percent(right), "right, by gold"),
-        _tile(usd(task["cost"]["avoided"]["known"]), "not paid to the teacher"),
+        _tile(usd(task["cost"]["avoided"]["known"]), "saved"),
     )
     return Panel(tiles, title=f"[bold]{title}[/bold]", box=box.ROUNDED, border_style="green")
 
