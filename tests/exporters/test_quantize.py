@@ -132,15 +132,35 @@ def test_the_search_records_every_way_and_keeps_the_cheapest_that_passes(
     assert {trial.recipe for trial in choice.trials} == RECIPES
     (kept,) = [trial for trial in choice.trials if trial.kept]
     assert kept.recipe == choice.recipe
-    near = [
-        trial for trial in choice.trials if _cost(trial) <= 1.1 * min(map(_cost, choice.trials))
-    ]
-    assert kept in near
-    assert kept.label_flips == min(trial.label_flips for trial in near)
+    assert _cost(kept) <= quantize._TIE * min(map(_cost, choice.trials))
     assert kept.batch_invariant == choice.batch_invariant
     assert choice.precision == ("fp32" if choice.recipe == "fp32" else "int8")
     assert said[-1].startswith(f"kept: {choice.recipe}")
     Session(choice.model)
+
+
+def test_the_most_exact_of_equally_cheap_graphs_is_kept_and_fp32_only_if_none_is_cheaper(
+    fp32: bytes,
+) -> None:
+    def candidate(recipe: str, microseconds: float, error: float) -> quantize._Candidate:
+        return quantize._Candidate(
+            variant=quantize.Variant(recipe, b""),
+            session=Session(fp32),
+            label_flips=0.0,
+            confident_flips=0.0,
+            error=error,
+            batch_invariant=False,
+            passed=True,
+            single=[microseconds / 1e6],
+        )
+
+    whole = candidate("fp32", 110.0, 0.0)
+    fast, near, slow = (
+        candidate(name, cost, error)
+        for name, cost, error in [("fast", 90, 0.3), ("near", 107, 0.1), ("slow", 109, 0.05)]
+    )
+    assert quantize._best([whole, fast, near, slow]) is near  # 108 is a fifth above 90
+    assert quantize._best([whole, candidate("slower", 111, 0.1)]) is whole
 
 
 def test_a_graph_that_batch_mates_change_costs_what_it_costs_alone(
