@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from distill import certify, pipeline, recipe
 from distill.corpus import Material, collect
@@ -97,14 +98,18 @@ def test_the_student_is_smaller_than_its_teacher(teacher: Bundle, student: Bundl
     assert student.manifest.task == teacher.manifest.task
 
 
-def test_every_way_to_quantise_was_tried_and_one_is_kept(student: Bundle) -> None:
+def test_every_way_to_quantise_was_tried_and_one_is_kept(
+    student: Bundle, material: Material
+) -> None:
     trials = student.manifest.reports.trials
     assert {"fp32", "dynamic int8, per channel", "blockwise int8"} <= {t.recipe for t in trials}
     (kept,) = [trial for trial in trials if trial.kept]
     assert kept.passed
     assert kept.recipe == student.manifest.graph.recipe
-    gates = quantize.Gates()
-    assert (kept.label_flips or 0.0) <= gates.label_flips
+    # The gate is a test and no comparison: so few rows must be no evidence of too many flips.
+    rows = len(material.splits.calibration)
+    flips = round((kept.label_flips or 0.0) * rows)
+    assert binomtest(flips, rows, quantize.Gates().label_flips, "greater").pvalue > 0.05
 
 
 def test_its_quality_is_that_of_what_is_served(student: Bundle, material: Material) -> None:
