@@ -17,6 +17,7 @@ import typer
 
 from gateway import __version__, cli, settings
 from gateway.assembly import open_gateway
+from gateway.cli.doctor import _cpu_flags
 from gateway.errors import SettingsError
 from gateway.types import Instance
 from tests.factories import CONFIDENT, UNSURE, settings_file, tiny_bundle
@@ -187,7 +188,7 @@ def config(tmp_path: Path) -> Path:
 
 
 def test_records_are_listed(understudy: Command, config: Path) -> None:
-    ran = understudy("records", "--config", config)
+    ran = understudy("records", "query", "--config", config)
     assert ran.status == 0
     assert "2 records" in ran.out
     assert "intent=refund flags=-" in ran.out
@@ -206,24 +207,24 @@ def test_records_are_listed(understudy: Command, config: Path) -> None:
 def test_records_can_be_chosen_and_printed_as_json(
     understudy: Command, config: Path, options: list[str], routes: list[str]
 ) -> None:
-    found = json.loads(understudy("records", "--config", config, "--json", *options).out)
+    found = json.loads(understudy("records", "query", "--config", config, "--json", *options).out)
     assert sorted(record["route"] for record in found) == routes
 
 
 def test_the_limit_of_records_is_kept(understudy: Command, config: Path) -> None:
-    assert "1 records" in understudy("records", "--config", config, "--limit", "1").out
+    assert "1 records" in understudy("records", "query", "--config", config, "--limit", "1").out
 
 
 def test_a_route_that_does_not_exist_is_named_with_those_that_do(
     understudy: Command, config: Path
 ) -> None:
-    ran = understudy("records", "--config", config, "--route", "nobody")
+    ran = understudy("records", "query", "--config", config, "--route", "nobody")
     assert ran.status == 2
     assert "student, teacher, fallback, abstain" in ran.err
 
 
 def test_records_before_the_first_serve_are_missed(understudy: Command, tmp_path: Path) -> None:
-    ran = understudy("records", "--config", settings_file(tmp_path))
+    ran = understudy("records", "query", "--config", settings_file(tmp_path))
     assert ran.status == 2
     assert "there are no records" in ran.err
     assert not (tmp_path / "records.db").exists()
@@ -247,8 +248,8 @@ def test_doctor_refuses_what_is_no_port(understudy: Command, port: str) -> None:
 def test_doctor_reads_cpu_flags(tmp_path: Path) -> None:
     source = tmp_path / "cpuinfo"
     source.write_text("processor\t: 0\nflags\t\t: fpu avx2 avx512_vnni\n")
-    assert cli._cpu_flags(source) == {"fpu", "avx2", "avx512_vnni"}
-    assert cli._cpu_flags(tmp_path / "none") == frozenset()
+    assert _cpu_flags(source) == {"fpu", "avx2", "avx512_vnni"}
+    assert _cpu_flags(tmp_path / "none") == frozenset()
 
 
 def test_a_new_key_is_printed_with_the_lines_that_let_it_in(
