@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from gateway.contract.manifest import Head
 
 FieldValue = str | int | float | bool | None
 
@@ -42,6 +44,28 @@ class Wish(StrEnum):
     TEACHER = "teacher"
 
 
+class Priority(IntEnum):
+    """Who is served first where requests have to wait; the last are shed first."""
+
+    HIGH = 0
+    NORMAL = 1
+    AUDIT = 2
+    SHADOW = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On what terms a request is to be answered.
+
+    `deadline`, as time.perf_counter gives it in seconds: an answer that comes later is of no use
+    to the caller, so that no step is begun which cannot end before it. None: no deadline.
+    """
+
+    wish: Wish = Wish.AUTO
+    priority: Priority = Priority.NORMAL
+    deadline: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Instance:
     """One input: text plus optional fields, which risk rules may read."""
@@ -67,13 +91,15 @@ class HeadPrediction:
 class Prediction:
     """What a model said about one instance.
 
-    `score` is the calibrated probability that all heads are right.
+    `score` is the calibrated probability that all heads are right. `asked` are the heads with all
+    their labels, in the order of `heads`: with them a prediction can be shown without its bundle.
     """
 
     heads: tuple[HeadPrediction, ...]
     score: float
     truncated: bool
     bundle: str  # id of the bundle that said it
+    asked: tuple[Head, ...] = ()
 
     def agrees(self, other: Prediction) -> bool:
         """Whether both say the same labels for every head."""
@@ -157,6 +183,23 @@ class Audit:
     teacher: Prediction
     cost: int | None  # micro-USD
     seconds: float
+
+
+class RecordState(StrEnum):
+    """What has become of a request's records when its reply goes out."""
+
+    DURABLE = "durable"  # all are committed
+    QUEUED = "queued"  # all wait to be committed
+    DROPPED = "dropped"  # at least one is lost, and counted
+    OFF = "off"  # no records are kept
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answers to one request, in the order of its instances, and the state of their records."""
+
+    answers: Sequence[Answer]
+    record: RecordState
 
 
 class Observer(Protocol):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from gateway import identity
 from gateway.errors import StudentFailed, TeacherError
 from gateway.routing.policy import EscalationPolicy
 from gateway.students.batching import Batcher, Timed
-from gateway.teachers.base import Teacher
+from gateway.teachers.guard import Guard
 from gateway.telemetry.audience import Audience
 from gateway.telemetry.failures import FailureLog
 from gateway.telemetry.pricing import Prices
@@ -25,8 +25,10 @@ from gateway.types import (
     Reason,
     Route,
     Stages,
-    Wish,
+    Terms,
 )
+
+_PLAIN = Terms()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,43 +39,57 @@ class OnUnavailable:
     high_risk: bool = False  # a risky request never falls back unless a person said so
 
 
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """A student and the policy that its certificate belongs to: they are only changed together."""
+
+    student: Batcher
+    policy: EscalationPolicy
+
+
 class Cascade:
-    """Answers the requests of one task."""
+    """Answers the requests of one task.
+
+    `rung` may be replaced at any time: each request is answered by the one that it met.
+    """
 
     def __init__(
         self,
         *,
         task: str,
-        student: Batcher,
-        teacher: Teacher,
-        policy: EscalationPolicy,
+        rung: Rung,
+        teacher: Guard,
         prices: Prices,
         observers: Sequence[Observer],
         fallback: OnUnavailable,
         audit_share: float = 0.0,
+        deadline_s: float | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.task = task
-        self.student = student
+        self.rung = rung
         self.teacher = teacher
-        self.policy = policy
         self._prices = prices
         self._audience = Audience(observers)
         self._failures = FailureLog(task)
         self._fallback = fallback
         self._audit_share = audit_share
+        self._deadline_s = deadline_s
         self._clock = clock
 
-    async def answer(self, instances: Sequence[Instance], wish: Wish = Wish.AUTO) -> list[Answer]:
+    async def answer(self, instances: Sequence[Instance], terms: Terms = _PLAIN) -> list[Answer]:
         """Answer the instances of one request, in their order; observers are told of each."""
         started = time.perf_counter()
-        first = await self._ask_student(instances)
+        rung = self.rung
+        if terms.deadline is None and self._deadline_s is not None:
+            terms = replace(terms, deadline=started + self._deadline_s)
+        first = await self._ask_student(rung.student, instances, terms)
         decisions = [
-            self.policy.decide(instance, timed.prediction if timed else None, wish)
+            rung.policy.decide(instance, timed.prediction if timed else None, terms.wish)
             for instance, timed in zip(instances, first, strict=True)
         ]
         decided = time.perf_counter()  # what needs no teacher ends here, whoever else has to wait
-        second = await self._ask_teacher(instances, decisions)
+        second = await self._ask_teacher(instances, decisions, terms.deadline)
         answers = [
             self._settle(
                 instance,
@@ -90,30 +106,35 @@ class Cascade:
             self._audience.answered(answer)
         return answers
 
-    async def _ask_student(self, instances: Sequence[Instance]) -> list[Timed | None]:
+    async def _ask_student(
+        self, student: Batcher, instances: Sequence[Instance], terms: Terms
+    ) -> list[Timed | None]:
         """The student's word on each instance; None where it failed."""
-        said = await self.student.submit([instance.text for instance in instances])
+        said = await student.submit([instance.text for instance in instances], terms)
         for each in said:
             if isinstance(each, StudentFailed):
                 self._failures.tell("student", each)
         return [each if isinstance(each, Timed) else None for each in said]
 
     async def _ask_teacher(
-        self, instances: Sequence[Instance], decisions: Sequence[Decision]
+        self,
+        instances: Sequence[Instance],
+        decisions: Sequence[Decision],
+        deadline: float | None,
     ) -> list[_Taught | None]:
         """The teacher's word on the escalated instances, asked side by side; None elsewhere."""
         if not any(decision.escalate for decision in decisions):
             return [None] * len(instances)
         asked = [
-            self._teach(instance) if decision.escalate else _nothing()
+            self._teach(instance, deadline) if decision.escalate else _nothing()
             for instance, decision in zip(instances, decisions, strict=True)
         ]
         return list(await asyncio.gather(*asked))
 
-    async def _teach(self, instance: Instance) -> _Taught:
+    async def _teach(self, instance: Instance, deadline: float | None) -> _Taught:
         started = time.perf_counter()
         try:
-            prediction = await self.teacher.answer(instance)
+            prediction = await self.teacher.answer(instance, deadline=deadline)
         except TeacherError as error:
             self._failures.tell("teacher", error)
             return _Taught(None, started, time.perf_counter(), error.code)
@@ -139,7 +160,7 @@ class Cascade:
         }[route]
         confident = route is Route.STUDENT and decision.reason is Reason.CONFIDENT
         return Answer(
-            id=_time_ordered_id(),
+            id=identity.answer_id(),
             task=self.task,
             instance=instance,
             prediction=prediction,
@@ -172,7 +193,7 @@ class Cascade:
         return Route.FALLBACK if stands and student is not None else Route.ABSTAIN
 
     def _cost(self, timed: Timed | None, taught: _Taught | None) -> Cost:
-        call = self._prices.teacher_call()
+        call = self._prices.teacher_call
         return Cost(
             student=self._prices.student_time(timed.share) if timed else 0,
             teacher=call if taught else 0,
@@ -192,11 +213,3 @@ class _Taught:
 
 async def _nothing() -> None:
     return None
-
-
-def _time_ordered_id() -> str:
-    """A UUID of version 7 (RFC 9562): sorts by time, so that inserts stay at the index's end."""
-    milliseconds = time.time_ns() // 1_000_000
-    rest = uuid.uuid4().int
-    value = (milliseconds & (1 << 48) - 1) << 80 | 0x7 << 76 | (rest >> 64 & 0xFFF) << 64
-    return str(uuid.UUID(int=value | 0b10 << 62 | rest & (1 << 62) - 1))

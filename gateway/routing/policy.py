@@ -7,12 +7,13 @@ rule also beats a caller who asks for the student: what it names is never the st
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from gateway.routing.risk import Rule, first
 from gateway.types import Decision, Instance, Prediction, Reason, Wish
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class EscalationPolicy:
     """When the teacher is asked.
 
@@ -27,7 +28,9 @@ class EscalationPolicy:
         self, instance: Instance, prediction: Prediction | None, wish: Wish = Wish.AUTO
     ) -> Decision:
         """Decide on one instance. `prediction` is None when the student failed."""
-        rule = first(self.rules, instance, prediction)
+        rule = first(self.rules, instance, prediction) if self.rules else None
+        if rule is None and wish is Wish.AUTO and self._trusts(prediction):
+            return self._confident  # most requests end here
         gates = (
             (wish is Wish.TEACHER, Reason.REQUESTED),
             (prediction is not None and prediction.truncated, Reason.TRUNCATED),
@@ -45,12 +48,21 @@ class EscalationPolicy:
             )
         reasons = hard + unsure
         return Decision(
-            escalate=bool(reasons),
-            reason=reasons[0] if reasons else Reason.CONFIDENT,
-            reasons=reasons or (Reason.CONFIDENT,),
+            escalate=True,
+            reason=reasons[0],
+            reasons=reasons,
             detail=rule.name if rule else "",
             threshold=self.threshold,
         )
+
+    @cached_property
+    def _confident(self) -> Decision:
+        reason = Reason.CONFIDENT
+        return Decision(escalate=False, reason=reason, reasons=(reason,), threshold=self.threshold)
+
+    def _trusts(self, prediction: Prediction | None) -> bool:
+        """Whether the student's own word is no reason to ask the teacher."""
+        return prediction is not None and not prediction.truncated and not self._doubts(prediction)
 
     def _doubts(self, prediction: Prediction) -> tuple[Reason, ...]:
         if self.threshold is None:

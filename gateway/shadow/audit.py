@@ -65,6 +65,11 @@ class Auditor:
     def audited(self, audit: Audit) -> None:
         """The auditor's own word; nothing to do."""
 
+    def follow(self, teacher: Guard, prices: Prices) -> None:
+        """Ask this teacher from now on, at these prices."""
+        self._teacher = teacher
+        self._prices = prices
+
     async def close(self) -> None:
         """Wait for the audits that run."""
         if self._running:
@@ -83,7 +88,7 @@ class Auditor:
         audit = Audit(
             answer=answer,
             teacher=prediction,
-            cost=self._prices.teacher_call(),
+            cost=self._prices.teacher_call,
             seconds=time.perf_counter() - started,
         )
         self._audience.audited(audit)

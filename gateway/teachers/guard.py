@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import statistics
+import time
+from collections import deque
 
 from gateway.contract.manifest import Task
 from gateway.errors import TeacherTimeout, TeacherUnavailable
@@ -10,12 +13,14 @@ from gateway.teachers.base import Teacher
 from gateway.types import Instance, Prediction
 
 _WAITING = 16  # calls that may wait for each one that runs; more would hardly be answered in time
+_REMEMBERED = 64  # durations: enough for a median that follows the teacher within minutes
 
 
 class Guard:
     """A teacher whose calls end in time and of which at most `concurrency` run at once.
 
-    A call that finds no place waits for one, within its own deadline.
+    A call that finds no place waits for one, within its own deadline. A call is not begun with less
+    time left than half of the last ones took: it would mostly be paid for and not be used.
     """
 
     def __init__(self, teacher: Teacher, *, timeout_s: float, concurrency: int) -> None:
@@ -24,6 +29,7 @@ class Guard:
         self._places = asyncio.Semaphore(concurrency)
         self._most = concurrency * (1 + _WAITING)
         self._calls = 0
+        self._durations: deque[float] = deque(maxlen=_REMEMBERED)
 
     @property
     def name(self) -> str:
@@ -40,20 +46,39 @@ class Guard:
         """Whether no place is free: a call that comes now has to wait."""
         return self._places.locked()
 
-    async def answer(self, instance: Instance) -> Prediction:
-        """Ask the teacher. Raises TeacherTimeout, TeacherUnavailable or what the teacher raises."""
+    async def answer(self, instance: Instance, *, deadline: float | None = None) -> Prediction:
+        """Ask the teacher. `deadline` as time.perf_counter gives it.
+
+        Raises TeacherTimeout, TeacherUnavailable or what the teacher raises.
+        """
+        limit = self._timeout if deadline is None else self._allowed(deadline)
         if self._calls >= self._most:
             raise TeacherUnavailable(
                 f"{self._calls} calls to {self.name} run or wait already", mend="try again later"
             )
         self._calls += 1
         try:
-            async with asyncio.timeout(self._timeout), self._places:
-                return await self._teacher.answer(instance)
+            async with asyncio.timeout(limit), self._places:
+                started = time.perf_counter()
+                prediction = await self._teacher.answer(instance)
+                self._durations.append(time.perf_counter() - started)
+                return prediction
         except TimeoutError as error:
-            raise TeacherTimeout(f"{self.name} did not answer in {self._timeout:g} s") from error
+            raise TeacherTimeout(f"{self.name} did not answer in {limit:.3g} s") from error
         finally:
             self._calls -= 1
+
+    def _allowed(self, deadline: float) -> float:
+        """Seconds that a call may take. Raises TeacherTimeout when they are too few."""
+        left = deadline - time.perf_counter()
+        usual = statistics.median(self._durations) if self._durations else 0.0
+        if left <= usual:
+            raise TeacherTimeout(
+                f"{self.name} was not asked: {max(0.0, left):.3g} s are left, "
+                f"half of its answers take longer than {usual:.3g} s",
+                mend="allow the request more time",
+            )
+        return min(self._timeout, left)
 
     async def close(self) -> None:
         """Close the guarded teacher."""

@@ -43,6 +43,7 @@ class ScriptedTeacher:
             score=1.0,
             truncated=False,
             bundle=self.name,
+            asked=task.heads,
         )
 
     async def answer(self, instance: Instance) -> Prediction:  # noqa: ARG002

@@ -14,8 +14,8 @@ import re2
 import structlog
 
 from gateway.contract.bundle import open_bundle
-from gateway.errors import Draining, Overloaded
-from gateway.routing.cascade import Cascade, OnUnavailable
+from gateway.errors import DeadlinePassed, Draining, Overloaded
+from gateway.routing.cascade import Cascade, OnUnavailable, Rung
 from gateway.routing.policy import EscalationPolicy
 from gateway.routing.risk import TextRule
 from gateway.students.batching import Batcher
@@ -23,7 +23,7 @@ from gateway.students.student import Student
 from gateway.teachers.guard import Guard
 from gateway.teachers.scripted import ScriptedTeacher
 from gateway.telemetry.pricing import Prices
-from gateway.types import Answer, Audit, Instance, Prediction, Reason, Route, Wish
+from gateway.types import Answer, Audit, Instance, Prediction, Reason, Route, Terms, Wish
 from tests.factories import CONFIDENT, TASK, THRESHOLD, UNSURE, tiny_bundle
 
 RISKY = "please refund my order, says my solicitor"  # sure, and named by the rule
@@ -76,6 +76,7 @@ class Room:
     audit_share: float = 0.0
     calls: int = 0
     delay_s: float = 0.0
+    deadline_s: float | None = None
 
     def answer(self, *texts: str, wish: Wish = Wish.AUTO) -> list[Answer]:
         """Open the cascade, ask it once, close it."""
@@ -90,19 +91,23 @@ class Room:
             )
             cascade = Cascade(
                 task=TASK.name,
-                student=batcher,
-                teacher=Guard(teacher, timeout_s=30.0, concurrency=8),
-                policy=EscalationPolicy(
-                    threshold=self.threshold, rules=(TextRule("legal", re2.compile("solicitor")),)
+                rung=Rung(
+                    batcher,
+                    EscalationPolicy(
+                        threshold=self.threshold,
+                        rules=(TextRule("legal", re2.compile("solicitor")),),
+                    ),
                 ),
+                teacher=Guard(teacher, timeout_s=30.0, concurrency=8),
                 prices=self.prices,
                 observers=self.told,
                 fallback=self.fallback,
                 audit_share=self.audit_share,
+                deadline_s=self.deadline_s,
                 clock=lambda: 1_700_000_000.0,
             )
             try:
-                return await cascade.answer([Instance(text) for text in texts], wish)
+                return await cascade.answer([Instance(text) for text in texts], Terms(wish))
             finally:
                 self.calls = teacher.calls
                 await asyncio.to_thread(batcher.close)
@@ -343,9 +348,8 @@ def test_a_gateway_on_its_way_out_says_so(room: Room) -> None:
         batcher = Batcher(room.student, workers=1)
         cascade = Cascade(
             task="tickets",
-            student=batcher,
-            teacher=ScriptedTeacher(TASK, labels={}),
-            policy=EscalationPolicy(threshold=0.5),
+            rung=Rung(batcher, EscalationPolicy(threshold=0.5)),
+            teacher=Guard(ScriptedTeacher(TASK, labels={}), timeout_s=30.0, concurrency=8),
             prices=PRICES,
             observers=(),
             fallback=OnUnavailable(),
@@ -355,3 +359,13 @@ def test_a_gateway_on_its_way_out_says_so(room: Room) -> None:
 
     with pytest.raises(Draining):
         asyncio.run(work())
+
+
+def test_a_deadline_reaches_the_student_and_the_teacher(room: Room) -> None:
+    room.delay_s = 30.0
+    room.deadline_s = 0.2
+    (unsure,) = room.answer(UNSURE)  # the teacher would take longer
+    assert (unsure.route, unsure.failure) == (Route.FALLBACK, "teacher_timeout")
+    room.deadline_s = 1e-9
+    with pytest.raises(DeadlinePassed):
+        room.answer(CONFIDENT)

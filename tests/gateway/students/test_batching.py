@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,10 +14,10 @@ from typing import Any
 import pytest
 
 from gateway.contract.bundle import open_bundle
-from gateway.errors import Draining, Overloaded, StudentFailed
+from gateway.errors import DeadlinePassed, Draining, Overloaded, ServingError, StudentFailed
 from gateway.students.batching import Batcher, Timed
 from gateway.students.student import Student
-from gateway.types import Prediction
+from gateway.types import Prediction, Priority, Terms
 from tests.factories import CONFIDENT, UNSURE, tiny_bundle
 
 SOON = 30.0  # seconds; far beyond what any wait here takes
@@ -289,7 +290,7 @@ def test_closing_answers_all_that_waits_and_takes_no_more(student: Recorder) -> 
         jobs = [batcher.submit([f"text {job}", "refund"]) for job in range(6)]
         await student.begins()
         closing = asyncio.create_task(asyncio.to_thread(batcher.close))
-        while not batcher._closed:  # noqa: ASYNC110  another thread sets it
+        while not batcher._refusal:  # noqa: ASYNC110  another thread sets it
             await asyncio.sleep(0)
         with pytest.raises(Draining):
             batcher.submit(["late"])
@@ -363,34 +364,161 @@ def test_an_observer_that_raises_keeps_no_answer_back(student: Recorder) -> None
     assert [str(each["exception"]) for each in complaints] == ["the metric is broken"]
 
 
-def test_a_text_that_comes_while_the_worker_lies_down_is_not_missed(path: Path) -> None:
-    """The worker has found the queue empty and is not yet asleep: nobody can wake it."""
-    lies_down, came = threading.Event(), threading.Event()
-
-    class Bed(threading.Condition):
-        """Holds a worker back on its way to sleep."""
-
-        def __enter__(self) -> bool:
-            if threading.current_thread() is not threading.main_thread():
-                lies_down.set()
-                assert came.wait(SOON)
-            return super().__enter__()
-
-    async def work() -> list[Timed | StudentFailed]:
-        batcher = Batcher(Echo(open_bundle(path)), workers=1)
-        async with asyncio.timeout(SOON):
-            while not batcher._idle:  # noqa: ASYNC110  another thread sets it
-                await asyncio.sleep(0)
-            batcher._wake.__class__ = Bed
-            await batcher.submit(["first"])
-            assert await asyncio.to_thread(lies_down.wait, SOON)
-            second = batcher.submit(["second"])
-            came.set()
-            results = await second
+def test_a_high_priority_goes_first_and_a_low_one_last(student: Recorder) -> None:
+    async def work() -> None:
+        batcher = Batcher(student, workers=1, max_rows=1)
+        student.gate.clear()
+        jobs = [batcher.submit(["first"])]
+        await student.begins()
+        order = (Priority.SHADOW, Priority.NORMAL, Priority.AUDIT, Priority.HIGH)
+        jobs += [batcher.submit([each.name], Terms(priority=each)) for each in order]
+        student.gate.set()
+        await asyncio.gather(*jobs)
         await asyncio.to_thread(batcher.close)
-        return results
 
-    assert [each.prediction.bundle for each in timed(asyncio.run(work()))] == ["second"]
+    asyncio.run(work())
+    assert student.seen == ["first", "HIGH", "NORMAL", "AUDIT", "SHADOW"]
+
+
+def test_a_large_request_does_not_hold_up_small_ones(student: Recorder) -> None:
+    async def work() -> None:
+        batcher = Batcher(student, workers=1, max_rows=6)
+        student.gate.clear()
+        jobs = [batcher.submit(["first"])]
+        await student.begins()
+        jobs.append(batcher.submit([f"large {number}" for number in range(10)]))
+        jobs.append(batcher.submit(["small"]))
+        student.gate.set()
+        await asyncio.gather(*jobs)
+        await asyncio.to_thread(batcher.close)
+
+    asyncio.run(work())
+    # Four texts of one request in a turn: the small one goes with the first batch.
+    assert student.batches[1] == ["large 0", "large 1", "large 2", "large 3", "small", "large 4"]
+    assert student.batches[2] == [f"large {number}" for number in range(5, 10)]
+
+
+def test_a_batch_is_bounded_by_its_tokens(student: Recorder) -> None:
+    async def work() -> None:
+        batcher = Batcher(student, workers=1, max_tokens=20)
+        student.gate.clear()
+        jobs = [batcher.submit(["first"])]
+        await student.begins()
+        jobs += [batcher.submit([text]) for text in ("a" * 40, "b" * 40, "c" * 40)]
+        student.gate.set()
+        await asyncio.gather(*jobs)
+        await asyncio.to_thread(batcher.close)
+
+    asyncio.run(work())
+    # 40 characters are taken for 13 tokens: the second text uses up the room of 20.
+    assert [len(batch) for batch in student.batches] == [1, 2, 1]
+
+
+def test_what_is_past_its_deadline_is_dropped_before_it_costs_anything(student: Recorder) -> None:
+    async def work() -> None:
+        batcher = Batcher(student, workers=1)
+        student.gate.clear()
+        first = batcher.submit(["first"])
+        await student.begins()
+        soon = time.perf_counter() + 0.001
+        late = batcher.submit(["late", "later"], Terms(deadline=soon))
+        kept = batcher.submit(["kept"], Terms(deadline=time.perf_counter() + SOON))
+        while time.perf_counter() <= soon:  # noqa: ASYNC110  a clock sets nothing
+            await asyncio.sleep(0)
+        student.gate.set()
+        await asyncio.gather(first, kept)
+        with pytest.raises(DeadlinePassed):
+            await late
+        assert batcher.depth == 0
+        await asyncio.to_thread(batcher.close)
+
+    asyncio.run(work())
+    assert student.seen == ["first", "kept"]
+
+
+def test_a_wait_that_would_be_too_long_is_refused_by_priority(student: Recorder) -> None:
+    async def work() -> None:
+        batcher = Batcher(student, workers=1, longest_wait=1.0)
+        batcher._pace = 0.1  # seconds a token
+        student.gate.clear()
+        jobs = [batcher.submit(["first"])]
+        await student.begins()
+        jobs.append(batcher.submit(["a" * 16]))  # taken for 7 tokens: 0.7 s
+        assert batcher.wait == pytest.approx(0.7)
+        with pytest.raises(Overloaded, match=r"the wait would be 0\.70 s"):
+            batcher.submit(["audit"], Terms(priority=Priority.AUDIT))
+        jobs.append(batcher.submit(["a" * 16]))  # 0.7 s are not too long
+        with pytest.raises(Overloaded, match=r"the wait would be 1\.40 s") as refused:
+            batcher.submit(["ordinary"])
+        assert refused.value.retry_after == pytest.approx(1.4)
+        jobs.append(batcher.submit(["urgent"], Terms(priority=Priority.HIGH)))
+        student.gate.set()
+        await asyncio.gather(*jobs)
+        await asyncio.to_thread(batcher.close)
+
+    asyncio.run(work())
+    assert "audit" not in student.seen
+    assert "ordinary" not in student.seen
+
+
+def test_a_deadline_before_the_predicted_wait_is_refused_at_once(student: Recorder) -> None:
+    async def work() -> None:
+        batcher = Batcher(student, workers=1)
+        batcher._pace = 0.1
+        student.gate.clear()
+        jobs = [batcher.submit(["first"])]
+        await student.begins()
+        jobs.append(batcher.submit(["a" * 16]))
+        with pytest.raises(Overloaded, match="beyond the deadline"):
+            batcher.submit(["hasty"], Terms(deadline=time.perf_counter() + 0.5))
+        jobs.append(batcher.submit(["patient"], Terms(deadline=time.perf_counter() + SOON)))
+        student.gate.set()
+        await asyncio.gather(*jobs)
+        await asyncio.to_thread(batcher.close)
+
+    asyncio.run(work())
+
+
+def test_the_pace_is_learnt_from_the_batches(student: Recorder) -> None:
+    async def work() -> None:
+        batcher = Batcher(student, workers=1)
+        (first,) = timed(await batcher.submit(["a" * 16]))
+        assert batcher._pace == pytest.approx(first.batch / 7)
+        (second,) = timed(await batcher.submit(["a" * 16]))
+        blend = 0.8 * first.batch / 7 + 0.2 * second.batch / 7
+        assert batcher._pace == pytest.approx(blend)
+        await asyncio.to_thread(batcher.close)
+
+    asyncio.run(work())
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_worker_that_dies_does_not_leave_its_callers_waiting(path: Path) -> None:
+    come = threading.Event()
+
+    class Mortal(Echo):
+        """Its thread ends in the middle of a batch."""
+
+        def predict(self, texts: Sequence[str]) -> list[Prediction]:  # noqa: ARG002
+            """End the thread."""
+            assert come.wait(SOON)
+            raise SystemExit
+
+    async def work() -> None:
+        batcher = Batcher(Mortal(open_bundle(path)), workers=1, max_rows=1)
+        job, waiting = batcher.submit(["anything"]), batcher.submit(["more"])
+        come.set()
+        (failed,) = await job
+        assert isinstance(failed, StudentFailed)
+        assert "ended" in failed.message
+        with pytest.raises(ServingError, match="every worker of the student has ended"):
+            await waiting
+        await asyncio.to_thread(batcher._threads[0].join)
+        assert not batcher.alive
+        with pytest.raises(ServingError, match="every worker"):
+            batcher.submit(["later"])
+
+    asyncio.run(work())
 
 
 @pytest.mark.usefixtures("restless")

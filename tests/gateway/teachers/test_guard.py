@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -123,5 +124,28 @@ def test_closing_closes_the_teacher() -> None:
         teacher = Patient()
         await Guard(teacher, timeout_s=30.0, concurrency=1).close()
         assert teacher.closed
+
+    asyncio.run(work())
+
+
+def test_a_deadline_ends_a_call_before_the_timeout_does() -> None:
+    async def work() -> None:
+        guard = Guard(Patient(), timeout_s=30.0, concurrency=1)
+        with pytest.raises(TeacherTimeout, match="scripted did not answer in"):
+            await guard.answer(ASKED, deadline=time.perf_counter() + 0.001)
+
+    asyncio.run(work())
+
+
+def test_a_call_is_not_begun_with_less_time_than_half_of_the_answers_took() -> None:
+    async def work() -> None:
+        teacher = ScriptedTeacher(TASK, labels={})
+        guard = Guard(teacher, timeout_s=30.0, concurrency=1)
+        guard._durations.extend([1.0, 5.0, 9.0])
+        with pytest.raises(TeacherTimeout, match=r"was not asked: .* half of its answers"):
+            await guard.answer(ASKED, deadline=time.perf_counter() + 4.0)
+        assert teacher.calls == 0
+        await guard.answer(ASKED, deadline=time.perf_counter() + 60.0)
+        assert teacher.calls == 1
 
     asyncio.run(work())
