@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal
 from typing import Any
 
 from gateway.contract.manifest import Task
@@ -59,6 +60,11 @@ class Figures:
         with self._lock:
             self._tasks.get(audit.answer.task, self._other).audited(audit)
 
+    def price(self, task: str, prices: Prices) -> None:
+        """What is spent from now on is spent at these prices."""
+        with self._lock:
+            self._tasks[task].price(prices)
+
     def snapshot(self) -> dict[str, Any]:
         """All figures, ready for JSON.
 
@@ -102,7 +108,8 @@ class _TaskFigures:
         self._routes: Counter[Route] = Counter()
         self._reasons: Counter[Reason] = Counter()
         self._pairs = {head: {"escalated": _Pairs(), "audited": _Pairs()} for head in heads}
-        self._busy = 0.0  # seconds of the student
+        self._busy = 0.0  # seconds of the student at the present prices
+        self._spent = Decimal(0)  # USD, for its seconds at earlier ones
         self._teacher = _Sum()
         self._audits = _Sum()
         self._avoided = _Sum()
@@ -110,6 +117,14 @@ class _TaskFigures:
     @property
     def requests(self) -> int:
         return self._routes.total()
+
+    def price(self, prices: Prices) -> None:
+        """Seconds of a price that was not known are charged at the first one that is."""
+        usd = self._prices.student_usd(self._busy)
+        if usd is not None:
+            self._spent += usd
+            self._busy = 0.0
+        self._prices = prices
 
     def answered(self, answer: Answer) -> None:
         self._latency[answer.route].add(answer.stages.total)
@@ -165,7 +180,7 @@ class _TaskFigures:
 
     def _read_cost(self) -> dict[str, Any]:
         usd = self._prices.student_usd(self._busy)
-        student = None if usd is None else micro_usd(usd)
+        student = None if usd is None else micro_usd(self._spent + usd)
         parts = (self._teacher.value, self._audits.value, student)
         known = [part for part in parts if part is not None]
         return {

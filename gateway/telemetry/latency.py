@@ -109,21 +109,29 @@ class SlidingSketch:
 class _Ring:
     """The parts of one window, the one that fills now included."""
 
-    __slots__ = ("_numbers", "_parts", "_since", "_width")
+    __slots__ = ("_ends", "_filling", "_numbers", "_parts", "_since", "_width")
 
     def __init__(self, window: float, now: float) -> None:
         self._width = window / _SLOTS
         self._since = now
         self._parts = [Sketch() for _ in range(_SLOTS + 1)]
         self._numbers = [-1] * (_SLOTS + 1)  # which stretch of time a part holds
+        self._filling = self._parts[0]
+        self._ends = now  # when the part that fills is full
 
     def add(self, bucket: int, now: float) -> None:
+        if now >= self._ends:
+            self._turn(now)
+        self._filling.add_to(bucket)
+
+    def _turn(self, now: float) -> None:
         number = int(now // self._width)
         place = number % len(self._parts)
         if self._numbers[place] != number:
             self._numbers[place] = number
             self._parts[place] = Sketch()
-        self._parts[place].add_to(bucket)
+        self._filling = self._parts[place]
+        self._ends = (number + 1) * self._width
 
     def read(self, now: float) -> Window:
         oldest = int(now // self._width) - _SLOTS

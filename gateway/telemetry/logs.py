@@ -43,7 +43,6 @@ def configure(level: str, *, json: bool) -> None:
     ]
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
         logger_factory=structlog.stdlib.LoggerFactory(),
     )
     handler = logging.StreamHandler(sys.stderr)
@@ -58,7 +57,13 @@ def configure(level: str, *, json: bool) -> None:
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(LEVELS[level])
+    set_level(level)
+
+
+def set_level(level: str) -> None:
+    """Log from this level up, from now on; `level` is one of LEVELS."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]))
+    logging.getLogger().setLevel(LEVELS[level])
     # What a migration does is of interest when it fails; otherwise it is five lines at each start.
     logging.getLogger("alembic").setLevel(max(LEVELS[level], logging.WARNING))
 

@@ -1,4 +1,4 @@
-"""Every Prometheus metric, in one place. The only file that imports prometheus_client.
+"""Every Prometheus metric, in one place. With `tallies` the only one to know prometheus_client.
 
 Names start with `understudy_`, units are base units. Label values come from configuration and from
 our own enumerations, never from a request: a task that is not known counts as "other".
@@ -11,9 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from prometheus_client import (
     CONTENT_TYPE_PLAIN_0_0_4,
     CollectorRegistry,
-    Counter,
     Gauge,
-    Histogram,
     ProcessCollector,
     disable_created_metrics,
     generate_latest,
@@ -25,6 +23,7 @@ from gateway import __version__
 from gateway.contract.manifest import Task
 from gateway.errors import UnderstudyError
 from gateway.telemetry.pricing import Prices
+from gateway.telemetry.tallies import Counter, Histogram
 from gateway.types import Answer, Audit, Prediction, Reason, Route
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
@@ -45,7 +44,9 @@ _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 class Metrics:
-    """An observer that counts; `render` gives what /metrics shows. May be used from any thread.
+    """An observer that counts; `render` gives what /metrics shows.
+
+    It is told things on the event loop; `render` may run on any thread.
 
     `prices` are looked up by task; without them the student's cost is unknown.
     """
@@ -75,6 +76,7 @@ class Metrics:
         self._codes = frozenset(_codes(UnderstudyError))
         self._bundles: dict[tuple[str, str], str] = {}
         self._families.build.labels(version).set(1)
+        self._families.generation.set(1)
         ProcessCollector(registry=self._registry)
 
     def answered(self, answer: Answer) -> None:
@@ -95,6 +97,10 @@ class Metrics:
         self._families.requests.labels(known, "none", str(code)).inc()
         if code in _SHED:
             self._families.shed.labels(self._code(reason)).inc()
+
+    def cut(self, cause: str) -> None:
+        """A connection was closed without its client's wish; `cause` is one of our own words."""
+        self._families.cut.labels(cause).inc()
 
     def entered(self) -> None:
         """A request has come in."""
@@ -117,12 +123,31 @@ class Metrics:
         self._bundles[place] = bundle
         self._families.bundles.labels(task, role, bundle).set(1)
 
+    def changed(self, task: str, result: str) -> None:
+        """Somebody wanted another student to serve; `result` is one of our own words."""
+        self._families.swaps.labels(task, result).inc()
+
+    def configured(self, generation: int) -> None:
+        """The settings of this generation hold now; 1 is what the process started with."""
+        self._families.generation.set(generation)
+
+    def price(self, task: str, prices: Prices) -> None:
+        """What is spent from now on is spent at these prices."""
+        self._tasks[task].price(prices)
+
     def follow_queue(self, task: str, depth: Callable[[], int]) -> None:
         """Show queue_depth from `depth`, which says how many texts wait when asked."""
         self._families.depth.labels(task).set_function(depth)
 
-    def follow_records(self, counts: Callable[[], Mapping[str, int]]) -> None:
-        """Show records_total from `counts`, which gives the records by result when asked."""
+    def follow_records(
+        self, counts: Callable[[], Mapping[str, int]], *, degraded: Callable[[], bool] | None = None
+    ) -> None:
+        """Show records_total from `counts`, which gives the records by result when asked.
+
+        `degraded` says, when asked, whether the database does not take them now.
+        """
+        if degraded is not None:
+            self._families.degraded.set_function(degraded)
         about = "Records stored, and dropped from a full queue"
         self._registry.register(_Followed("records", about, "result", counts))
 
@@ -144,7 +169,9 @@ class _Families:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         def counter(name: str, about: str, labels: Sequence[str] = ()) -> Counter:
-            return Counter(f"understudy_{name}", about, labels, registry=registry)
+            made = Counter(f"understudy_{name}", about, labels)
+            registry.register(made)
+            return made
 
         def gauge(name: str, about: str, labels: Sequence[str] = ()) -> Gauge:
             return Gauge(f"understudy_{name}", about, labels, registry=registry)
@@ -155,9 +182,9 @@ class _Families:
             labels: Sequence[str] = (),
             buckets: Sequence[float] = _SECONDS,
         ) -> Histogram:
-            return Histogram(
-                f"understudy_{name}", about, labels, registry=registry, buckets=buckets
-            )
+            made = Histogram(f"understudy_{name}", about, labels, buckets)
+            registry.register(made)
+            return made
 
         pair = ["task", "head", "pair", "source"]
         self.requests = counter(
@@ -199,8 +226,14 @@ class _Families:
         self.batch_seconds = histogram("batch_duration_seconds", "Work on a batch")
         self.depth = gauge("queue_depth", "Texts that wait for the student", ["task"])
         self.inflight = gauge("inflight_requests", "Requests being worked on")
+        self.cut = counter(
+            "connections_cut_total", "Connections closed without their client's wish", ["cause"]
+        )
         self.shed = counter("shed_total", "Requests refused for want of room", ["reason"])
+        self.degraded = gauge("records_degraded", "1 while the database takes no records")
         self.bundles = gauge("bundle_info", "1 for each bundle in use", ["task", "role", "bundle"])
+        self.swaps = counter("swaps_total", "Changes of a task's student", ["task", "result"])
+        self.generation = gauge("config_generation", "1, and 1 more for each reload")
         self.build = gauge("build_info", "1, with the version of Understudy", ["version"])
 
 
@@ -211,8 +244,7 @@ class _Series:
         self, families: _Families, task: str, heads: Sequence[str], prices: Prices
     ) -> None:
         self.task = task
-        rate = prices.student_usd(1.0)
-        self._usd_per_busy_second = None if rate is None else float(rate)
+        self.price(prices)
         self._requests = {
             route: families.requests.labels(task, route.value, _ANSWERED) for route in Route
         }
@@ -245,6 +277,10 @@ class _Series:
             for bucket in ("live", "audit")
         }
         self._avoided = families.avoided.labels(task)
+
+    def price(self, prices: Prices) -> None:
+        rate = prices.student_usd(1.0)
+        self._usd_per_busy_second = None if rate is None else float(rate)
 
     def answered(self, answer: Answer) -> None:
         stages, cost = answer.stages, answer.cost

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import cached_property
 
 _MICRO = Decimal(1_000_000)  # micro-USD in a USD
 _HOUR = Decimal(3600)  # seconds
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Prices:
     """The two prices of a task, in USD; None: not known."""
 
     teacher_usd_per_1000: Decimal | None = None
     instance_usd_per_hour: Decimal | None = None
 
+    @cached_property
     def teacher_call(self) -> int | None:
         """One call of the teacher, in micro-USD."""
         if self.teacher_usd_per_1000 is None:
@@ -31,14 +33,19 @@ class Prices:
         One answer's share is mostly below half a micro-USD and then rounds to 0, so answers are
         never added up: sums of busy time are priced by `student_usd`.
         """
-        usd = self.student_usd(seconds)
-        return None if usd is None else micro_usd(usd)
+        rate = self._micro_usd_per_second
+        return None if rate is None else round(seconds * rate)
 
     def student_usd(self, seconds: float) -> Decimal | None:
         """Busy seconds of the student, in USD and not rounded."""
         if self.instance_usd_per_hour is None:
             return None
         return self.instance_usd_per_hour * Decimal(seconds) / _HOUR
+
+    @cached_property
+    def _micro_usd_per_second(self) -> float | None:
+        usd = self.student_usd(1.0)
+        return None if usd is None else float(usd * _MICRO)
 
 
 def micro_usd(usd: Decimal) -> int:

@@ -130,6 +130,14 @@ def test_a_task_from_outside_makes_no_label() -> None:
     assert value(metrics, "request_duration_seconds_count", task="other", route="student") == 1
 
 
+def test_connections_that_are_cut_are_counted_by_cause() -> None:
+    metrics = Metrics([TICKETS])
+    for cause in ("receipt", "receipt", "send"):
+        metrics.cut(cause)
+    assert value(metrics, "connections_cut_total", cause="receipt") == 2
+    assert value(metrics, "connections_cut_total", cause="send") == 1
+
+
 def test_a_refusal_for_want_of_room_counts_as_shed() -> None:
     metrics = Metrics([TICKETS])
     metrics.refused(429, "tickets", "overloaded")

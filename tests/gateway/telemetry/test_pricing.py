@@ -10,7 +10,7 @@ PRICES = Prices(teacher_usd_per_1000=Decimal("2.50"), instance_usd_per_hour=Deci
 
 
 def test_a_teacher_call_is_a_thousandth_of_the_price_of_a_thousand() -> None:
-    assert PRICES.teacher_call() == 2500
+    assert PRICES.teacher_call == 2500
 
 
 def test_busy_time_is_a_share_of_the_hour() -> None:
@@ -24,14 +24,14 @@ def test_one_short_answer_rounds_to_nothing_but_a_sum_of_them_does_not() -> None
 
 
 def test_an_unknown_price_is_unknown_and_never_zero() -> None:
-    assert Prices().teacher_call() is None
+    assert Prices().teacher_call is None
     assert Prices().student_time(10.0) is None
     assert Prices().student_usd(0.0) is None
 
 
 def test_a_price_of_zero_is_known() -> None:
     free = Prices(teacher_usd_per_1000=Decimal(0), instance_usd_per_hour=Decimal(0))
-    assert free.teacher_call() == 0
+    assert free.teacher_call == 0
     assert free.student_time(10.0) == 0
 
 
