@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,13 +21,16 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, numpy_helper
 from torch import Tensor
 
+from exporters.attention import fuse
+from exporters.unmasked import unmask
+from exporters.wiring import drop_unused, readers, weights
 from gateway.contract.manifest import Graph
 from gateway.errors import StageFailed
 from gateway.students.student import INPUTS, OUTPUTS
 
 Floats = NDArray[np.float32]
 
-OPSET = 20  # the first with Gelu as one node; later ones bring nothing that ORT runs faster
+OPSET = 23  # the first with Attention as one node; later ones bring nothing that ORT runs faster
 
 SCALE = "_scale"  # end of the names of a quantised graph's scales, which are no parameters
 
@@ -134,7 +136,9 @@ def optimise(model: bytes) -> bytes:
     """
     proto = onnx.load_from_string(model)
     _fix_reshapes(proto)
-    _drop_unused(proto)
+    if unmask(proto):
+        fuse(proto)
+    drop_unused(proto)
     graph = proto.graph
     del graph.value_info[:], graph.metadata_props[:], proto.metadata_props[:], proto.functions[:]
     graph.name, graph.doc_string, proto.doc_string = "understudy", "", ""
@@ -151,7 +155,7 @@ def inspect(model: bytes) -> Counts:
     """Read a graph's sizes, quantised or not. Raises StageFailed when it is not one of ours."""
     proto = onnx.load_from_string(model)
     pooled = next((out for out in proto.graph.output if out.name == "pooled"), None)
-    sizes = _weights(proto)
+    sizes = weights(proto)
     table = next((sizes[n.input[0]] for n in _lookups(proto) if n.input[0] in sizes), None)
     if pooled is None or table is None:
         raise StageFailed(
@@ -194,21 +198,21 @@ def describe(
 
 def linears(proto: ModelProto) -> list[Linear]:
     """Every product with a constant matrix, with the bias that is added to it, in graph order."""
-    weights = _weights(proto)
-    readers = _readers(proto)
+    constants = weights(proto)
+    read_by = readers(proto)
     found = []
     for node in proto.graph.node:
-        if node.op_type not in {"MatMul", "Gemm"} or node.input[1] not in weights:
+        if node.op_type not in {"MatMul", "Gemm"} or node.input[1] not in constants:
             continue
-        weight = numpy_helper.to_array(weights[node.input[1]])
+        weight = numpy_helper.to_array(constants[node.input[1]])
         if weight.ndim != 2 or weight.dtype != np.float32:
             continue
         if node.op_type == "Gemm":
             turned = any(each.name == "transB" and each.i for each in node.attribute)
-            bias = numpy_helper.to_array(weights[node.input[2]]) if len(node.input) > 2 else None
+            bias = numpy_helper.to_array(constants[node.input[2]]) if len(node.input) > 2 else None
             matrix = np.ascontiguousarray(weight.T) if turned else weight
             found.append(Linear((node,), node.input[0], node.output[0], matrix, bias))
-        elif (added := _added_bias(node, readers, weights)) is not None:
+        elif (added := _added_bias(node, read_by, constants)) is not None:
             add, bias = added
             found.append(Linear((node, add), node.input[0], add.output[0], weight, bias))
         else:
@@ -218,29 +222,16 @@ def linears(proto: ModelProto) -> list[Linear]:
 
 def tables(proto: ModelProto) -> list[Table]:
     """Every embedding: a row of a constant matrix for each id."""
-    weights = _weights(proto)
+    constants = weights(proto)
     return [
-        Table(node, node.input[1], node.output[0], numpy_helper.to_array(weights[node.input[0]]))
+        Table(node, node.input[1], node.output[0], numpy_helper.to_array(constants[node.input[0]]))
         for node in proto.graph.node
         if node.op_type == "Gather"
-        and node.input[0] in weights
-        and len(weights[node.input[0]].dims) == 2
-        and weights[node.input[0]].data_type == onnx.TensorProto.FLOAT
+        and node.input[0] in constants
+        and len(constants[node.input[0]].dims) == 2
+        and constants[node.input[0]].data_type == onnx.TensorProto.FLOAT
         and not any(each.name == "axis" and each.i for each in node.attribute)
     ]
-
-
-def replace(proto: ModelProto, replacements: dict[int, list[NodeProto]]) -> None:
-    """Put other nodes where some are, in place; keys are positions in the graph's node list."""
-    nodes = [
-        new
-        for place, node in enumerate(proto.graph.node)
-        for new in replacements.get(place, [node])
-    ]
-    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del proto.graph.node[:]
-    proto.graph.node.extend(kept)
-    _drop_unused(proto)
 
 
 @contextmanager
@@ -265,7 +256,7 @@ def _fix_reshapes(proto: ModelProto) -> None:
         each.name: [dim.dim_param or dim.dim_value for dim in each.type.tensor_type.shape.dim]
         for each in [*proto.graph.value_info, *proto.graph.input, *proto.graph.output]
     }
-    constants = _weights(proto)
+    constants = weights(proto)
     for place, node in enumerate(proto.graph.node):
         if node.op_type != "Reshape" or node.input[1] in constants:
             continue
@@ -290,25 +281,6 @@ def _target(after: str | int, before: str | int) -> int:
     return 0 if after == before else -1
 
 
-def _drop_unused(proto: ModelProto) -> None:
-    """Remove nodes and weights from which no output is computed."""
-    graph = proto.graph
-    needed = {out.name for out in graph.output}
-    kept = []
-    for node in reversed(graph.node):
-        if needed.intersection(node.output):
-            needed.update(node.input)
-            kept.append(node)
-    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in reversed(kept)]
-    weights = [each for each in graph.initializer if each.name in needed]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    if len(weights) < len(graph.initializer):
-        copies = [onnx.TensorProto.FromString(each.SerializeToString()) for each in weights]
-        del graph.initializer[:]
-        graph.initializer.extend(copies)
-
-
 def _lookups(proto: ModelProto) -> Iterator[NodeProto]:
     """The gathers that input_ids index."""
     for node in proto.graph.node:
@@ -316,27 +288,17 @@ def _lookups(proto: ModelProto) -> Iterator[NodeProto]:
             yield node
 
 
-def _weights(proto: ModelProto) -> dict[str, onnx.TensorProto]:
-    return {each.name: each for each in proto.graph.initializer}
-
-
-def _readers(proto: ModelProto) -> dict[str, list[NodeProto]]:
-    readers: dict[str, list[NodeProto]] = defaultdict(list)
-    for node in proto.graph.node:
-        for name in node.input:
-            readers[name].append(node)
-    return readers
-
-
 def _added_bias(
-    product: NodeProto, readers: dict[str, list[NodeProto]], weights: dict[str, onnx.TensorProto]
+    product: NodeProto,
+    read_by: dict[str, list[NodeProto]],
+    constants: dict[str, onnx.TensorProto],
 ) -> tuple[NodeProto, Floats] | None:
     """The Add of a constant vector that alone reads a product, with that vector."""
-    following = readers[product.output[0]]
+    following = read_by[product.output[0]]
     if len(following) != 1 or following[0].op_type != "Add":
         return None
     add = following[0]
     for name in add.input:
-        if name in weights and len(weights[name].dims) == 1:
-            return add, numpy_helper.to_array(weights[name])
+        if name in constants and len(constants[name].dims) == 1:
+            return add, numpy_helper.to_array(constants[name])
     return None

@@ -7,6 +7,7 @@ same class, and so do the exporters' parity gates: what is measured is what is s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import numpy as np
 import onnxruntime as ort
@@ -16,7 +17,8 @@ from gateway.contract.bundle import Bundle
 from gateway.contract.calibration import Calibration, HeadReading
 from gateway.contract.encoding import Encoded, Encoding, pad
 from gateway.contract.manifest import Head, HeadKind
-from gateway.errors import BundleMismatch, StudentFailed
+from gateway.errors import BundleGolden, BundleMismatch, StudentFailed
+from gateway.students.lengths import CALL_TOKENS, parted
 from gateway.types import HeadPrediction, Prediction
 
 Floats = NDArray[np.float32]
@@ -24,38 +26,66 @@ Floats = NDArray[np.float32]
 INPUTS = ["input_ids", "attention_mask"]
 OUTPUTS = ["logits", "pooled"]
 
+# Of one ORT call. Beyond some tens of rows a call gains nothing, and what it needs of memory for
+# its activations (which ORT keeps) grows with the padded tokens.
+_MAX_ROWS = 32
+_MAX_TOKENS = 2048
+
+
+def options(threads: int) -> ort.SessionOptions:
+    """How every graph is run: so many threads, which sleep when they have nothing to do."""
+    chosen = ort.SessionOptions()
+    chosen.intra_op_num_threads = threads
+    chosen.inter_op_num_threads = 1
+    chosen.log_severity_level = 3  # errors only; ORT otherwise writes to the terminal
+    chosen.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    chosen.add_session_config_entry("session.set_denormal_as_zero", "1")
+    return chosen
+
 
 class Session:
     """An ONNX graph from bytes, on the CPU, with an explicit number of threads and no spinning.
 
-    `run` may be called from several threads at once.
+    `run` may be called from several threads at once. `masked`: the graph reads an attention mask,
+    so that rows of several lengths may share a call of ORT; without one each length is a call.
     """
 
     def __init__(self, model: bytes, *, threads: int = 1) -> None:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # errors only; ORT otherwise writes to the terminal
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.add_session_config_entry("session.set_denormal_as_zero", "1")
         try:
-            self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(
+                model, options(threads), providers=["CPUExecutionProvider"]
+            )
         except Exception as error:  # ORT's errors share no base class
             raise BundleMismatch(
                 f"model.onnx cannot be loaded: {error}", mend="build the bundle again"
             ) from error
         inputs = [each.name for each in self._session.get_inputs()]
         outputs = [each.name for each in self._session.get_outputs()]
-        if inputs != INPUTS or outputs != OUTPUTS:
+        self.masked = inputs == INPUTS
+        if inputs not in (INPUTS, INPUTS[:1]) or outputs != OUTPUTS:
             raise BundleMismatch(
                 f"model.onnx has the inputs {inputs} and outputs {outputs}",
-                mend=f"a bundle's graph takes {INPUTS} and gives {OUTPUTS}",
+                mend=f"a bundle's graph takes {INPUTS}, or only the first, and gives {OUTPUTS}",
             )
 
     def run(self, rows: Sequence[Sequence[int]]) -> tuple[Floats, Floats]:
         """Rows of token ids -> logits (rows, outputs) and pooled vectors (rows, hidden)."""
-        ids, mask = pad(rows)
-        logits, pooled = self._session.run(OUTPUTS, {"input_ids": ids, "attention_mask": mask})
+        if self.masked:
+            ids, mask = pad(rows)
+            logits, pooled = self._session.run(OUTPUTS, {"input_ids": ids, "attention_mask": mask})
+        elif len(rows) == 1 or len(set(map(len, rows))) == 1:
+            logits, pooled = self._session.run(OUTPUTS, {"input_ids": np.array(rows, np.int64)})
+        else:
+            logits, pooled = self._run_by_length(rows)
+        return logits, pooled
+
+    def _run_by_length(self, rows: Sequence[Sequence[int]]) -> tuple[Floats, Floats]:
+        """Each length by itself, and the results in the order of the rows."""
+        order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
+        groups = groupby(order, key=lambda place: len(rows[place]))
+        said = [self.run([rows[place] for place in same]) for _, same in groups]
+        back = np.argsort(order)
+        logits, pooled = (np.concatenate(parts)[back] for parts in zip(*said, strict=True))
         return logits, pooled
 
 
@@ -63,9 +93,12 @@ class Student:
     """A model that answers: tokenise, run, calibrate.
 
     Opening runs the golden vectors and raises BundleMismatch when this host gives other numbers.
+    `threads` are those of one ORT call; `call_tokens` as in `gateway.students.lengths`.
     """
 
-    def __init__(self, bundle: Bundle, *, threads: int = 1) -> None:
+    def __init__(
+        self, bundle: Bundle, *, threads: int = 1, call_tokens: float = CALL_TOKENS
+    ) -> None:
         manifest = bundle.manifest
         self.bundle = bundle
         self.task = manifest.task
@@ -79,6 +112,8 @@ class Student:
         self.session = Session(bundle.model, threads=threads)
         self.calibration = Calibration(manifest.task, manifest.calibration)
         self._one_by_one = not manifest.graph.batch_invariant
+        # Without a mask rows of one length alone share a call, so there is nothing to weigh.
+        self._call_tokens = call_tokens if self.session.masked else 0.0
         self._check_golden()
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
@@ -87,9 +122,21 @@ class Student:
 
     def logits(self, rows: Sequence[Sequence[int]]) -> Floats:
         """Token ids -> raw logits (rows, outputs), never letting a row change another's answer."""
-        if self._one_by_one and len(rows) > 1:
+        if len(rows) == 1:
+            return self.session.run(rows)[0]
+        if self._one_by_one:
             return np.concatenate([self.session.run([row])[0] for row in rows])
-        return self.session.run(rows)[0]
+        parts = parted(
+            [len(row) for row in rows],
+            max_rows=_MAX_ROWS,
+            max_tokens=_MAX_TOKENS,
+            call_tokens=self._call_tokens,
+        )
+        said = [self.session.run([rows[place] for place in part])[0] for part in parts]
+        logits = np.empty((len(rows), said[0].shape[1]), np.float32)
+        for part, each in zip(parts, said, strict=True):
+            logits[part] = each
+        return logits
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]:
         """Answer texts, in their order. Raises StudentFailed when a number is not finite."""
@@ -113,6 +160,7 @@ class Student:
                 score=float(scores[row]),
                 truncated=cut,
                 bundle=self.bundle.id,
+                asked=heads,
             )
             for row, cut in zip(range(len(logits)), truncated, strict=True)
         ]
@@ -129,7 +177,7 @@ class Student:
             logits = self.session.run([vector.tokens])[0][0]
             gap = float(np.abs(logits - np.array(vector.logits, np.float32)).max())
             if not gap <= golden.tolerance:
-                raise BundleMismatch(
+                raise BundleGolden(
                     f"this host gives other logits than the bundle's golden ones: {gap:.4f} off, "
                     f"{golden.tolerance:.4f} allowed",
                     mend="build the bundle on a host of this kind",

@@ -106,7 +106,7 @@ def test_int8_is_searched_on_the_given_texts(folder: Path, tmp_path: Path) -> No
     assert manifest.task.heads[0].name == "intent"
     assert manifest.role == "teacher"
     assert manifest.limits.max_tokens == 16
-    assert len(manifest.reports.trials) == 8
+    assert len(manifest.reports.trials) == 7
     (kept,) = [trial for trial in manifest.reports.trials if trial.kept]
     assert kept.recipe == manifest.graph.recipe
     assert [vector.text for vector in manifest.golden.vectors] == lines[:32]

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from distill.networks.encoder import Encoder
-from exporters import benchmark, graph, parity, quantize, seal
+from exporters import benchmark, graph, int8, parity, seal
+from exporters.activations import observe
 from gateway.contract.bundle import open_bundle
 from gateway.contract.calibration import Calibration
 from gateway.contract.encoding import Encoding
@@ -39,7 +40,7 @@ def student(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Student:
     """A static int8 student, sealed and opened again."""
-    model = quantize.static(fp32, quantize.observe(fp32, rows).extremes)
+    model = int8.static(fp32, observe(fp32, rows).extremes)
     path = seal.seal(
         role="student",
         task=task,
