@@ -1,23 +1,24 @@
-"""Records: what is kept of an answer, and how it is found again.
+"""Records: the stored form of answers, and how they are found, counted and deleted.
 
 By default a record keeps the hash of the text and not the text: enough to recognise a repeated one.
+How answers become rows stands in intake.py.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Self
 
-from sqlalchemy import Connection, Engine, RowMapping, Select, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import ColumnElement, Engine, RowMapping, delete, func, select
 
 from gateway.store import tables
-from gateway.types import Answer, Audit, Cost, FieldValue, Prediction, Reason, Route, Stages
+from gateway.store.database import writing
+from gateway.types import Cost, FieldValue, Reason, Route, Stages
 
-StoreText = Literal["none", "hash", "full"]
 Labels = Mapping[str, tuple[str, ...]]
+
+_PAGE = 1000  # records read or deleted at once: a few megabytes, and a lock of some milliseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,36 +54,6 @@ class Record:
     audit_propensity: float
     propensity: float
     failure: str
-
-    @classmethod
-    def of(cls, answer: Answer, *, text: StoreText) -> Self:
-        """What is kept of an answer."""
-        student, decision, instance = answer.student, answer.decision, answer.instance
-        return cls(
-            id=answer.id,
-            at=answer.at,
-            task=answer.task,
-            route=answer.route,
-            reason=decision.reason,
-            reasons=decision.reasons,
-            detail=decision.detail,
-            score=student.score if student else None,
-            threshold=decision.threshold,
-            labels=_labels(answer.prediction),
-            confidences={head.head: head.confidence for head in student.heads} if student else None,
-            student_labels=_labels(student),
-            teacher_labels=_labels(answer.teacher),
-            bundle=student.bundle if student else None,
-            truncated=student.truncated if student else False,
-            text=instance.text if text == "full" else None,
-            text_sha256=None if text == "none" else _sha256(instance.text),
-            fields=dict(instance.fields) if text == "full" else None,
-            cost=answer.cost,
-            stages=answer.stages,
-            audit_propensity=answer.audit_propensity,
-            propensity=1.0 if answer.teacher else answer.audit_propensity,
-            failure=answer.failure,
-        )
 
     @classmethod
     def from_row(cls, row: RowMapping) -> Self:
@@ -147,81 +118,106 @@ _PLAIN = (
 )
 
 
-def keep(
-    connection: Connection, answers: Sequence[Answer], audits: Sequence[Audit], *, text: StoreText
-) -> int:
-    """Insert answers, then audits, and return how many audits have no record and were left out.
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which records are meant; None: any.
 
-    An id that is there already stays as it is, so that a batch may be tried again. An audit has no
-    record when its answer was dropped from a full queue.
+    Times are seconds since the epoch; `since` is included, `until` is not.
     """
-    if answers:
-        rows = [Record.of(answer, text=text).to_row() for answer in answers]
-        connection.execute(_insert(connection, tables.records, "id"), rows)
-    if not audits:
-        return 0
-    wanted = [audit.answer.id for audit in audits]
-    column = tables.records.c.id
-    known = set(connection.scalars(select(column).where(column.in_(wanted))))
-    found = [_audit_row(audit) for audit in audits if audit.answer.id in known]
-    if found:
-        connection.execute(_insert(connection, tables.audits, "record"), found)
-    return len(audits) - len(found)
+
+    task: str | None = None
+    route: Route | None = None
+    reason: Reason | None = None
+    since: float | None = None
+    until: float | None = None
+    text_sha256: str | None = None
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """What must hold of a row."""
+        columns = tables.records.c
+        equal = {
+            columns.task: self.task,
+            columns.route: self.route and self.route.value,
+            columns.reason: self.reason and self.reason.value,
+            columns.text_sha256: self.text_sha256,
+        }
+        found = [column == value for column, value in equal.items() if value is not None]
+        if self.since is not None:
+            found.append(columns.id >= _first_id(self.since))
+        if self.until is not None:
+            found.append(columns.id < _first_id(self.until))
+        return found
 
 
-def latest(
-    engine: Engine,
-    task: str | None,
-    limit: int,
-    *,
-    route: Route | None = None,
-    reason: Reason | None = None,
-) -> list[Record]:
-    """The newest records first; a task of None means any."""
-    query = _chosen(select(tables.records), task, route, reason)
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many records are meant, and how many audits belong to them."""
+
+    records: int
+    audits: int
+
+
+def latest(engine: Engine, wanted: Selection, limit: int) -> list[Record]:
+    """Those records, the newest first."""
+    query = select(tables.records).where(*wanted.conditions())
     query = query.order_by(tables.records.c.id.desc()).limit(limit)
     with engine.connect() as connection:
         return [Record.from_row(row) for row in connection.execute(query).mappings()]
 
 
-def _chosen(
-    query: Select[Any], task: str | None, route: Route | None, reason: Reason | None
-) -> Select[Any]:
-    columns = tables.records.c
-    if task is not None:
-        query = query.where(columns.task == task)
-    if route is not None:
-        query = query.where(columns.route == route.value)
-    if reason is not None:
-        query = query.where(columns.reason == reason.value)
-    return query
+def each(engine: Engine, wanted: Selection) -> Iterator[Record]:
+    """Those records, the oldest first. Only a page of them is ever in memory.
+
+    Each page is read in a transaction of its own: a long one would keep SQLite's log growing.
+    """
+    column, last = tables.records.c.id, ""
+    page = select(tables.records).where(*wanted.conditions()).order_by(column).limit(_PAGE)
+    while True:
+        with engine.connect() as connection:
+            rows = connection.execute(page.where(column > last)).mappings().all()
+        yield from map(Record.from_row, rows)
+        if len(rows) < _PAGE:
+            return
+        last = rows[-1]["id"]
 
 
-def _insert(connection: Connection, table: Any, key: str) -> Any:
-    """An insert that leaves existing rows alone: the same words, two dialects."""
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    return dialect.insert(table).on_conflict_do_nothing(index_elements=[key])
+def count(engine: Engine, wanted: Selection) -> Counts:
+    """How many there are."""
+    records, audits = tables.records, tables.audits
+    of_records = select(func.count()).select_from(records).where(*wanted.conditions())
+    of_audits = select(func.count()).select_from(audits.join(records)).where(*wanted.conditions())
+    with engine.connect() as connection:
+        return Counts(connection.scalar(of_records) or 0, connection.scalar(of_audits) or 0)
 
 
-def _audit_row(audit: Audit) -> dict[str, Any]:
-    student = audit.answer.student
-    return {
-        "record": audit.answer.id,
-        "at": audit.answer.at,
-        "teacher_labels": _labels(audit.teacher),
-        "agrees": student is not None and student.agrees(audit.teacher),
-        "cost": audit.cost,
-        "seconds": audit.seconds,
-    }
+def purge(engine: Engine, wanted: Selection, *, page: int = _PAGE) -> Iterator[int]:
+    """Delete those records and their audits, a page in each transaction; yields how many went.
+
+    Whoever iterates makes the pauses, and may stop after any page: what is left is found again.
+    """
+    column, last = tables.records.c.id, ""
+    # Rows that another replica is just deleting are left to it; SQLite has no such words.
+    query = select(column).where(*wanted.conditions()).order_by(column).limit(page)
+    query = query.with_for_update(skip_locked=True)
+    while True:
+        with writing(engine).begin() as connection:
+            ids = connection.scalars(query.where(column > last)).all()
+            if ids:
+                audited = tables.audits.c.record
+                connection.execute(delete(tables.audits).where(audited.in_(ids)))
+                connection.execute(delete(tables.records).where(column.in_(ids)))
+        if ids:
+            yield len(ids)
+        if len(ids) < page:
+            return
+        last = ids[-1]
 
 
-def _labels(prediction: Prediction | None) -> dict[str, tuple[str, ...]] | None:
-    return {head.head: head.labels for head in prediction.heads} if prediction else None
+def _first_id(at: float) -> str:
+    """The smallest id of that time: an id begins with its milliseconds (RFC 9562, version 7)."""
+    digits = f"{max(0, round(at * 1000)):012x}"
+    return f"{digits[:8]}-{digits[8:]}-0000-0000-000000000000"
 
 
 def _from_json(labels: dict[str, list[str]] | None) -> dict[str, tuple[str, ...]] | None:
     return None if labels is None else {head: tuple(each) for head, each in labels.items()}
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -2,28 +2,38 @@
 
 What is offered goes on a bounded queue; one thread takes all that waits and commits it together, so
 batches grow exactly as fast as the disk is slow. Nothing is lost without being counted.
+
+No lock is taken on the way in. Each number here has one thread that writes it, the one that offers
+or the one that commits, and where a thread looks before it sleeps, it says so first.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import structlog
 from sqlalchemy import Engine
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
-from gateway.store import records
+from gateway.store import intake
 from gateway.store.database import writing
-from gateway.store.records import StoreText
+from gateway.store.intake import StoreText
+from gateway.store.retention import Retention
 from gateway.types import Answer, Audit
 
 _FIRST_PAUSE = 0.1  # seconds before the second attempt: a lock is usually gone by then
 _LONGEST_PAUSE = 2.0  # seconds: a database that is back is noticed this soon
+# Bytes of an answer in memory beside its text and fields: two predictions of 77 labels (measured).
+_WEIGHT = 3000
+_FIELD_WEIGHT = 60  # bytes of a field beside its name and value
+_MIB = 1 << 20
+_SILENCE = 1.0  # seconds between two lines on refused records: the count says how many there were
 
 _log = structlog.get_logger(__name__)
 
@@ -43,11 +53,13 @@ class Account:
 
 
 class RecordWriter:
-    """An observer that stores. `answered` and `audited` cost microseconds and never raise.
+    """An observer that stores. `answered` and `audited` cost a microsecond and never raise.
 
-    `capacity` bounds what waits, `batch` what is committed together. While the database cannot be
-    written, the batch is kept and tried again. What the database refuses for good (a value that it
-    cannot hold) is dropped alone, and logged.
+    They are called by one thread. `capacity` and `max_bytes` bound what waits, `batch` what is
+    committed together; less than a batch waits `linger_s` for company before each commit. While the
+    database cannot be written, the batch is kept and tried again. What the database refuses for
+    good (a value that it cannot hold) is dropped alone, and logged. `retention` gets its turns
+    between commits.
     """
 
     def __init__(
@@ -55,20 +67,37 @@ class RecordWriter:
         engine: Engine,
         *,
         capacity: int = 20_000,
-        batch: int = 500,
+        max_bytes: int = 64 * _MIB,
+        batch: int = 1000,
+        linger_s: float = 0.0,
         store_text: StoreText = "hash",
+        retention: Retention | None = None,
     ) -> None:
         self._engine = writing(engine)
         self._capacity = capacity
+        self._max_bytes = max_bytes
         self._batch = batch
+        self._linger_s = linger_s
         self._store_text: StoreText = store_text
-        self._lock = threading.Lock()
-        self._arrived = threading.Condition(self._lock)
-        self._leaving = threading.Condition(self._lock)
-        self._queue: deque[Answer | Audit] = deque()
+        self._retention = retention
+        self._queue: deque[_Queued] = deque()
         self._answers = _Ledger()
         self._audits = _Ledger()
+        # Positions count what was queued, answers and audits alike, in the order of the queue.
+        self.accepted = 0  # the last that was queued; written by who offers
+        self.settled = 0  # all up to here is committed or lost; written by the thread, as are:
+        self.last_lost = 0
+        self.degraded = False  # the database did not take the last batch
+        self._weight_in = 0  # bytes: queued since the start; written by who offers
+        self._weight_out = 0  # bytes: settled since the start; written by the thread
+        self._refused_at = 0  # which of the offered answers was the last to find no room
+        self._silent_until = -math.inf  # monotonic seconds
+        self._told: Callable[[int, Collection[int]], None] = _nobody
+        self._asleep = False
+        self._arrived = threading.Event()
+        self._leaving = threading.Event()
         self._deadline = math.inf  # monotonic seconds; finite: closing
+        self._ended = False
         self._thread = threading.Thread(target=self._run, name="record-writer", daemon=True)
         self._thread.start()
 
@@ -80,143 +109,199 @@ class RecordWriter:
     @property
     def records(self) -> Account:
         """The account of the answers; one that is stored already counts as stored."""
-        with self._lock:
-            return self._answers.account()
+        return self._answers.account(ended=self._ended)
 
     @property
     def audits(self) -> Account:
         """The account of the audits; one whose answer was dropped is dropped with it."""
-        with self._lock:
-            return self._audits.account()
-
-    @property
-    def stored(self) -> int:
-        """Answers that are committed."""
-        return self.records.stored
-
-    @property
-    def dropped(self) -> int:
-        """Answers that are lost: the queue was full, or the time to close was up."""
-        return self.records.dropped
+        return self._audits.account(ended=self._ended)
 
     def answered(self, answer: Answer) -> None:
         """Queue an answer; a full queue drops it."""
-        self._offer(answer, self._answers)
+        self._answers.offered += 1
+        if not self._offer(answer, answer):
+            self._answers.refused += 1
+            self._refused_at = self._answers.offered
 
     def audited(self, audit: Audit) -> None:
         """Queue an audit; a full queue drops it."""
-        self._offer(audit, self._audits)
+        self._audits.offered += 1
+        if not self._offer(audit, audit.answer):
+            self._audits.refused += 1
+
+    def queued(self, count: int) -> bool:
+        """Whether the `count` answers that were offered last all found room."""
+        return self._refused_at <= self._answers.offered - count
+
+    def follow(self, told: Callable[[int, Collection[int]], None]) -> None:
+        """Have `told` called after each commit, by the thread, with `settled` and what was lost."""
+        self._told = told
 
     def close(self, timeout: float = 10.0) -> None:
         """Store what waits and end the thread; what is not stored after `timeout` s is dropped.
 
         A commit that is under way then may still succeed, so the drops are an upper bound.
         """
-        with self._lock:
-            self._deadline = min(self._deadline, time.monotonic() + timeout)
-            self._arrived.notify_all()
-            self._leaving.notify_all()
+        self._deadline = min(self._deadline, time.monotonic() + timeout)
+        self._leaving.set()
+        self._arrived.set()
         self._thread.join(timeout)
-        with self._lock:
-            self._drop_all()
+        self._ended = True
 
-    def _offer(self, value: Answer | Audit, ledger: _Ledger) -> None:
-        with self._lock:
-            ledger.offered += 1
-            if self._closing or self._answers.waiting + self._audits.waiting > self._capacity:
-                ledger.dropped += 1
-                return
-            self._queue.append(value)
-            self._arrived.notify()
+    def _offer(self, value: Answer | Audit, answer: Answer) -> bool:
+        weight = self._weight_in + _WEIGHT + sys.getsizeof(answer.instance.text)
+        if answer.instance.fields:
+            weight += _weight_of_fields(answer)
+        if (
+            self.accepted - self.settled >= self._capacity
+            or weight - self._weight_out > self._max_bytes
+            or self._closing
+        ):
+            return False
+        self._weight_in = weight
+        self.accepted += 1
+        self._queue.append((value, weight))
+        if self._asleep:
+            self._arrived.set()
+        return True
 
     @property
     def _closing(self) -> bool:
         return self._deadline < math.inf
 
     def _run(self) -> None:
-        while batch := self._take():
-            self._store(batch)
+        while time.monotonic() < self._deadline:
+            batch = self._take()
+            if batch:
+                self._store(batch)
+            elif self._closing:
+                break
+            if self._retention is not None and not self._closing:
+                self._retention.turn()
+        self._give_up()
 
-    def _take(self) -> list[Answer | Audit]:
-        """All that waits, up to a batch; sleeps while nothing does; empty: the end."""
-        with self._lock:
-            while not self._queue and not self._closing:
-                self._arrived.wait()
-            return [self._queue.popleft() for _ in range(min(self._batch, len(self._queue)))]
+    def _take(self) -> list[_Queued]:
+        """What waits, up to a batch; sleeps while nothing does. Empty: there is other work."""
+        if not self._queue:
+            self._sleep()
+        if self._linger_s and 0 < len(self._queue) < self._batch:
+            self._leaving.wait(self._linger_s)
+        return [self._queue.popleft() for _ in range(min(self._batch, len(self._queue)))]
 
-    def _store(self, batch: Sequence[Answer | Audit]) -> None:
+    def _sleep(self) -> None:
+        """Sleep until something arrives, the end comes, or old records are due."""
+        self._asleep = True
+        if not self._queue and not self._closing:  # again: it may have come before the flag was up
+            self._arrived.wait(None if self._retention is None else self._retention.wait())
+        self._asleep = False
+        self._arrived.clear()
+
+    def _store(self, batch: Sequence[_Queued]) -> None:
         """Try until the batch is committed, refused for good, or given up at the end."""
         pause = _FIRST_PAUSE
-        while (error := self._attempt(batch)) is not None and self._wait_after(error, pause):
+        while (error := self._attempt(batch)) is not None:
+            if not self.degraded:
+                self.degraded = True
+                _log.warning("records wait, the database does not take them", error=str(error.orig))
+            if not self._wait(pause):
+                return
             pause = min(2 * pause, _LONGEST_PAUSE)
+        if self.degraded:
+            self.degraded = False
+            _log.warning("the database takes records again", waiting=self.records.waiting)
 
-    def _attempt(self, batch: Sequence[Answer | Audit]) -> DBAPIError | None:
+    def _attempt(self, batch: Sequence[_Queued]) -> DBAPIError | None:
         """Commit the batch; returns an error that may pass, so that it is worth to try again."""
         try:
             self._commit(batch)
         except (DataError, IntegrityError) as error:
-            self._store_singly(batch, error)
+            self._store_parts(batch, error)
         except DBAPIError as error:
             return error
         except Exception as error:  # noqa: BLE001  one bad value must not end the thread
-            self._store_singly(batch, error)
+            self._store_parts(batch, error)
         return None
 
-    def _commit(self, batch: Sequence[Answer | Audit]) -> None:
-        answers = [value for value in batch if isinstance(value, Answer)]
-        audits = [value for value in batch if isinstance(value, Audit)]
+    def _commit(self, batch: Sequence[_Queued]) -> None:
+        answers = [value for value, _ in batch if isinstance(value, Answer)]
+        audits = [value for value, _ in batch if isinstance(value, Audit)]
         with self._engine.begin() as connection:
-            orphans = records.keep(connection, answers, audits, text=self._store_text)
-        with self._lock:
-            self._answers.settle(stored=len(answers))
-            self._audits.settle(stored=len(audits) - orphans, dropped=orphans)
+            orphans = intake.keep(connection, answers, audits, text=self._store_text)
+        self._answers.stored += len(answers)
+        self._audits.stored += len(audits) - orphans
+        self._audits.lost += orphans
+        self._settle(batch)
 
-    def _store_singly(self, batch: Sequence[Answer | Audit], error: Exception) -> None:
-        """Something in the batch is refused: find it, drop it alone, store the others."""
+    def _store_parts(self, batch: Sequence[_Queued], error: Exception) -> None:
+        """Something in the batch is refused: find it by halving, drop it alone, keep the rest."""
         if len(batch) > 1:
-            for value in batch:
-                self._store([value])
+            middle = len(batch) // 2
+            for part in (batch[:middle], batch[middle:]):
+                if time.monotonic() < self._deadline:  # what was given up is not overtaken
+                    self._store(part)
             return
-        _log.error("a record was refused and dropped", error=type(error).__name__)
-        ledger = self._answers if isinstance(batch[0], Answer) else self._audits
-        with self._lock:
-            ledger.settle(dropped=1)
+        if (now := time.monotonic()) >= self._silent_until:
+            self._silent_until = now + _SILENCE
+            _log.error("a record was refused and dropped", error=type(error).__name__)
+        ledger = self._answers if isinstance(batch[0][0], Answer) else self._audits
+        ledger.lost += 1
+        self.last_lost = self.settled + 1
+        self._settle(batch, lost=(self.last_lost,))
 
-    def _wait_after(self, error: DBAPIError, pause: float) -> bool:
-        """Wait for the next attempt; false: the time to close is up, and all was dropped."""
-        _log.warning("records wait, the database does not take them", error=str(error.orig))
-        with self._lock:
-            self._leaving.wait(max(0.0, min(pause, self._deadline - time.monotonic())))
-            if time.monotonic() < self._deadline:
-                return True
-            self._drop_all()
-            return False
+    def _settle(self, batch: Sequence[_Queued], *, lost: Collection[int] = ()) -> None:
+        self._weight_out = batch[-1][1]
+        self.settled += len(batch)
+        self._told(self.settled, lost)
 
-    def _drop_all(self) -> None:
-        """Give up what waits. The lock is held."""
+    def _wait(self, pause: float) -> bool:
+        """Wait for the next attempt; false: the time to close is up."""
+        if self._closing:  # the event is set for good by now
+            time.sleep(max(0.0, min(pause, self._deadline - time.monotonic())))
+        else:
+            self._leaving.wait(pause)
+        return time.monotonic() < self._deadline
+
+    def _give_up(self) -> None:
+        """The end: what still waits is lost, and whoever waits for it is told."""
+        self._ended = True
+        first, self.settled = self.settled + 1, self.accepted
         self._queue.clear()
-        self._answers.settle(dropped=self._answers.waiting)
-        self._audits.settle(dropped=self._audits.waiting)
+        if first <= self.settled:
+            self.last_lost = self.settled
+            self._told(self.settled, range(first, self.settled + 1))
+
+
+# A value that waits, and the bytes queued since the start up to and with it.
+_Queued = tuple[Answer | Audit, int]
 
 
 class _Ledger:
-    """The account while it is being kept. Its owner holds the lock."""
+    """The account while it is being kept.
 
-    __slots__ = ("dropped", "offered", "stored")
+    Who offers writes `offered` and `refused`, the thread writes `stored` and `lost`.
+    """
+
+    __slots__ = ("lost", "offered", "refused", "stored")
 
     def __init__(self) -> None:
         self.offered = 0
+        self.refused = 0
         self.stored = 0
-        self.dropped = 0
+        self.lost = 0
 
-    @property
-    def waiting(self) -> int:
-        return self.offered - self.stored - self.dropped
+    def account(self, *, ended: bool) -> Account:
+        """Read while others write: what moves meanwhile counts as waiting."""
+        stored, dropped = self.stored, self.refused + self.lost
+        offered = self.offered
+        return Account(offered, stored, offered - stored if ended else dropped)
 
-    def settle(self, *, stored: int = 0, dropped: int = 0) -> None:
-        """Move what waits; nothing can move twice, even where `close` gave up a running commit."""
-        self.stored += min(stored, self.waiting)
-        self.dropped += min(dropped, self.waiting)
 
-    def account(self) -> Account:
-        return Account(self.offered, self.stored, self.dropped)
+def _weight_of_fields(answer: Answer) -> int:
+    fields = answer.instance.fields
+    return sum(
+        sys.getsizeof(name) + sys.getsizeof(value) + _FIELD_WEIGHT for name, value in fields.items()
+    )
+
+
+def _nobody(_position: int, _lost: Collection[int]) -> None:
+    """Nobody asks to be told."""

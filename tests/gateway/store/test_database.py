@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -10,11 +11,15 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, event, inspect
+from sqlalchemy.pool import QueuePool
 
 from gateway.errors import SettingsError
 from gateway.store import tables
 from gateway.store.database import migrate, open_database
-from gateway.store.records import latest
+from gateway.store.records import Selection, latest
+from tests.postgres import Cluster
+
+TABLES = ["alembic_version", "audits", "records"]
 
 
 def opened(where: str | Path) -> None:
@@ -30,7 +35,7 @@ def pragma(engine: Engine, name: str) -> object:
 def test_a_missing_file_and_its_folder_are_made(tmp_path: Path) -> None:
     engine = open_database(tmp_path / "new" / "records.db")
     assert (tmp_path / "new" / "records.db").is_file()
-    assert latest(engine, None, 1) == []
+    assert latest(engine, Selection(), 1) == []
     engine.dispose()
 
 
@@ -128,5 +133,69 @@ def test_a_url_of_no_known_database_is_refused_without_its_password(url: str) ->
 
 def test_the_tables_are_those_of_the_contract(tmp_path: Path) -> None:
     engine = open_database(tmp_path / "records.db")
-    assert sorted(inspect(engine).get_table_names()) == ["alembic_version", "audits", "records"]
+    assert sorted(inspect(engine).get_table_names()) == TABLES
     engine.dispose()
+
+
+def test_a_guest_leaves_the_checkpoints_to_the_owner(tmp_path: Path) -> None:
+    owner = open_database(tmp_path / "records.db")
+    guest = open_database(tmp_path / "records.db", guest=True)
+    assert pragma(owner, "wal_autocheckpoint") != 0
+    assert pragma(guest, "wal_autocheckpoint") == 0
+    owner.dispose()
+    guest.dispose()
+
+
+def test_replicas_that_start_at_once_migrate_one_after_the_other(cluster: Cluster) -> None:
+    url = cluster.new_database()
+    with ThreadPoolExecutor(8) as replicas:
+        engines = list(replicas.map(open_database, [url] * 8))
+    assert sorted(inspect(engines[0]).get_table_names()) == TABLES
+    for engine in engines:
+        engine.dispose()
+
+
+def test_the_migrations_lead_to_the_same_tables_on_a_server(cluster: Cluster) -> None:
+    engine = open_database(cluster.new_database())
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, tables.metadata) == []
+    engine.dispose()
+
+
+@pytest.mark.parametrize(("guest", "statement"), [(False, "20s"), (True, "0")])
+def test_no_statement_on_a_server_may_wait_without_end(
+    cluster: Cluster,
+    guest: bool,  # noqa: FBT001  pytest gives it by name
+    statement: str,
+) -> None:
+    engine = open_database(cluster.new_database(), busy_s=1.5, guest=guest)
+    with engine.connect() as connection:
+        shown = [
+            connection.exec_driver_sql(f"SHOW {name}").scalar()
+            for name in ("lock_timeout", "statement_timeout", "application_name")
+        ]
+    assert shown == ["1500ms", statement, "understudy"]
+    engine.dispose()
+
+
+def test_a_replica_never_holds_more_than_two_connections(cluster: Cluster) -> None:
+    engine = open_database(cluster.new_database())
+    with engine.connect(), engine.connect():
+        assert isinstance(engine.pool, QueuePool)
+        assert engine.pool.checkedout() == 2
+        assert (engine.pool.size(), engine.pool._max_overflow) == (2, 0)
+    engine.dispose()
+
+
+def test_a_server_that_is_not_there_is_told_without_the_password(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"records\.url.*cannot be opened") as caught:
+        open_database(f"postgresql://user:secret@/name?host={tmp_path}")
+    assert "secret" not in str(caught.value)
+    assert "server runs" in caught.value.mend
+
+
+def test_a_database_of_another_make_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"records\.url") as caught:
+        open_database("mssql+pymssql://user:secret@host/name")
+    assert "secret" not in str(caught.value)

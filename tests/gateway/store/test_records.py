@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from pathlib import Path
+import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, select
 
+from gateway.identity import answer_id
 from gateway.store import tables
-from gateway.store.database import open_database, writing
-from gateway.store.records import Record, StoreText, keep, latest
+from gateway.store.database import writing
+from gateway.store.intake import StoreText, keep
+from gateway.store.records import Counts, Record, Selection, count, each, latest, purge
 from gateway.types import Answer, Audit, Cost, Reason, Route, Stages
+from tests.gateway.store.times import DAY, NOON, at
 from tests.gateway.telemetry.answers import audit, confident, escalated, identity, prediction
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    """A new database in a file."""
-    engine = open_database(tmp_path / "records.db")
-    yield engine
-    engine.dispose()
 
 
 def store(
@@ -33,7 +28,7 @@ def store(
 
 
 def only(engine: Engine) -> Record:
-    (record,) = latest(engine, None, 10)
+    (record,) = latest(engine, Selection(), 10)
     return record
 
 
@@ -124,7 +119,7 @@ def test_text_is_kept_only_as_far_as_asked(
 def test_an_id_that_is_there_stays_as_it_is(engine: Engine) -> None:
     store(engine, confident(1, text="first"), text="full")
     store(engine, confident(1, text="second"), confident(2), text="full")
-    new, old = latest(engine, None, 10)
+    new, old = latest(engine, Selection(), 10)
     assert (new.id, old.text) == (identity(2), "first")
 
 
@@ -168,11 +163,53 @@ def test_an_audit_that_is_offered_twice_is_kept_once(engine: Engine) -> None:
 def test_the_newest_come_first_and_can_be_chosen(engine: Engine) -> None:
     taught = escalated(3, student=prediction(), teacher=prediction(), reason=Reason.HIGH_RISK)
     store(engine, confident(2), taught, confident(1), confident(4, task="other"))
-    numbers = [int(record.id[-12:]) for record in latest(engine, "tickets", 2)]
+    numbers = [int(record.id[-12:]) for record in latest(engine, Selection(task="tickets"), 2)]
     assert numbers == [3, 2]
-    assert [each.id for each in latest(engine, None, 1)] == [identity(4)]
-    assert [each.id for each in latest(engine, None, 9, route=Route.TEACHER)] == [identity(3)]
-    assert [each.id for each in latest(engine, "tickets", 9, reason=Reason.CONFIDENT)] == [
+    assert [each.id for each in latest(engine, Selection(), 1)] == [identity(4)]
+    assert [each.id for each in latest(engine, Selection(route=Route.TEACHER), 9)] == [identity(3)]
+    assert [
+        each.id for each in latest(engine, Selection(task="tickets", reason=Reason.CONFIDENT), 9)
+    ] == [
         identity(2),
         identity(1),
     ]
+
+
+def test_records_are_chosen_by_their_time(engine: Engine) -> None:
+    store(engine, at(NOON - DAY), at(NOON), at(NOON + DAY))
+    assert [record.at for record in each(engine, Selection(since=NOON))] == [NOON, NOON + DAY]
+    assert [record.at for record in each(engine, Selection(until=NOON))] == [NOON - DAY]
+    assert count(engine, Selection(since=NOON, until=NOON + 1)) == Counts(records=1, audits=0)
+
+
+def test_the_id_of_a_real_answer_begins_with_its_time(engine: Engine) -> None:
+    before = time.time()
+    store(engine, replace(confident(1), id=answer_id()))
+    after = time.time()
+    assert count(engine, Selection(since=before - 0.001, until=after + 0.001)).records == 1
+    assert count(engine, Selection(since=after + 0.001)).records == 0
+
+
+def test_more_records_than_a_page_holds_come_each_once_and_in_order(engine: Engine) -> None:
+    numbers = range(1, 2502)  # two pages and one more
+    store(engine, *(confident(number) for number in numbers))
+    found = [int(record.id[-12:]) for record in each(engine, Selection())]
+    assert found == list(numbers)
+
+
+def test_the_records_of_one_text_are_deleted_and_no_others(engine: Engine) -> None:
+    one, two = (at(NOON + number, text="erase me") for number in range(2))
+    other = at(NOON + 2)
+    store(engine, one, two, other, audits=(audit(one, prediction()), audit(other, prediction())))
+    meant = Selection(text_sha256=hashlib.sha256(b"erase me").hexdigest())
+    assert count(engine, meant) == Counts(records=2, audits=1)
+    assert list(purge(engine, meant, page=1)) == [1, 1]
+    assert [record.id for record in each(engine, Selection())] == [other.id]
+    assert [row["record"] for row in audit_rows(engine)] == [other.id]
+    assert list(purge(engine, meant)) == []
+
+
+def test_a_nul_in_a_text_is_replaced_and_the_hash_is_of_the_real_one(engine: Engine) -> None:
+    store(engine, confident(1, text="a\0b"), text="full")
+    assert only(engine).text == "a\ufffdb"
+    assert only(engine).text_sha256 == hashlib.sha256(b"a\0b").hexdigest()

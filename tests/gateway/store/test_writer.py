@@ -2,57 +2,15 @@
 
 from __future__ import annotations
 
-import sqlite3
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from pathlib import Path
-
 import pytest
 from sqlalchemy import Engine, event, func, select
 
 from gateway.store import tables
-from gateway.store.database import open_database
-from gateway.store.records import latest
+from gateway.store.records import Selection, latest
 from gateway.store.writer import Account, RecordWriter
 from gateway.types import Answer
+from tests.gateway.store.conftest import SOON, Locked, commit_of, failure_of
 from tests.gateway.telemetry.answers import audit, confident, identity, prediction
-
-SOON = 20.0  # seconds; far beyond what any wait here takes
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "records.db"
-
-
-@pytest.fixture
-def engine(path: Path) -> Iterator[Engine]:
-    """A new database that says at once when it is locked."""
-    engine = open_database(path, busy_s=0.01)
-    yield engine
-    engine.dispose()
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[Callable[[], None]]:
-    """Another process holds the database; the value lets it go."""
-    with closing(sqlite3.connect(path, isolation_level=None)) as holder:
-        holder.execute("BEGIN EXCLUSIVE")
-        yield holder.rollback
-
-
-def failure_of(engine: Engine) -> threading.Event:
-    """Is set when the database has refused a statement."""
-    failed = threading.Event()
-    event.listen(engine, "handle_error", lambda _: failed.set())
-    return failed
-
-
-def commit_of(engine: Engine) -> threading.Event:
-    committed = threading.Event()
-    event.listen(engine, "commit", lambda _: committed.set())
-    return committed
 
 
 def audits_of(engine: Engine) -> int:
@@ -71,8 +29,7 @@ def test_all_that_is_offered_is_stored_by_the_close(engine: Engine) -> None:
         writer.answered(confident(number))
     writer.close(SOON)
     assert writer.records == Account(offered=50, stored=50, dropped=0)
-    assert (writer.stored, writer.dropped) == (50, 0)
-    assert len(latest(engine, None, 100)) == 50
+    assert len(latest(engine, Selection(), 100)) == 50
     assert not writer.alive
 
 
@@ -83,13 +40,13 @@ def test_an_answer_is_stored_without_a_close(engine: Engine) -> None:
     assert committed.wait(SOON)
     assert writer.alive
     writer.close(SOON)
-    assert len(latest(engine, None, 100)) == 1
+    assert len(latest(engine, Selection(), 100)) == 1
 
 
-def test_what_waits_together_is_committed_together(engine: Engine, path: Path) -> None:
+def test_what_waits_together_is_committed_together(engine: Engine, locked: Locked) -> None:
     failed = failure_of(engine)
     writer = RecordWriter(engine, batch=100)
-    with locked(path) as release:
+    with locked() as release:
         writer.answered(confident(0))
         assert failed.wait(SOON)  # the thread now holds a batch of one and tries again
         for number in range(1, 61):
@@ -98,14 +55,14 @@ def test_what_waits_together_is_committed_together(engine: Engine, path: Path) -
         event.listen(engine, "commit", commits.append)
         release()
         writer.close(SOON)
-    assert len(latest(engine, None, 100)) == 61
+    assert len(latest(engine, Selection(), 100)) == 61
     assert len(commits) == 2
 
 
-def test_a_locked_database_delays_the_records_and_loses_none(engine: Engine, path: Path) -> None:
+def test_a_locked_database_delays_records_and_loses_none(engine: Engine, locked: Locked) -> None:
     failed = failure_of(engine)
     writer = RecordWriter(engine)
-    with locked(path) as release:
+    with locked() as release:
         for number in range(20):
             writer.answered(confident(number))
         assert failed.wait(SOON)
@@ -114,12 +71,12 @@ def test_a_locked_database_delays_the_records_and_loses_none(engine: Engine, pat
         release()
         writer.close(SOON)
     assert writer.records == Account(offered=20, stored=20, dropped=0)
-    assert len(latest(engine, None, 100)) == 20
+    assert len(latest(engine, Selection(), 100)) == 20
 
 
-def test_a_full_queue_drops_and_counts_what_does_not_fit(engine: Engine, path: Path) -> None:
+def test_a_full_queue_drops_and_counts_what_does_not_fit(engine: Engine, locked: Locked) -> None:
     writer = RecordWriter(engine, capacity=3)
-    with locked(path) as release:
+    with locked() as release:
         for number in range(5):
             writer.answered(confident(number))
         writer.audited(audit(confident(0), prediction()))
@@ -128,13 +85,15 @@ def test_a_full_queue_drops_and_counts_what_does_not_fit(engine: Engine, path: P
         release()
         writer.close(SOON)
     assert writer.records == Account(offered=5, stored=3, dropped=2)
-    assert [record.id for record in latest(engine, None, 9)] == [identity(n) for n in (2, 1, 0)]
+    assert [record.id for record in latest(engine, Selection(), 9)] == [
+        identity(n) for n in (2, 1, 0)
+    ]
 
 
-def test_a_close_that_runs_out_of_time_counts_what_it_gives_up(engine: Engine, path: Path) -> None:
+def test_a_close_out_of_time_counts_what_it_gives_up(engine: Engine, locked: Locked) -> None:
     failed = failure_of(engine)
     writer = RecordWriter(engine, batch=2)
-    with locked(path):
+    with locked():
         for number in range(5):
             writer.answered(confident(number))
         writer.audited(audit(confident(0), prediction()))
@@ -144,7 +103,7 @@ def test_a_close_that_runs_out_of_time_counts_what_it_gives_up(engine: Engine, p
         assert writer.audits == Account(offered=1, stored=0, dropped=1)
         writer._thread.join(SOON)
     assert not writer.alive
-    assert len(latest(engine, None, 100)) == 0
+    assert len(latest(engine, Selection(), 100)) == 0
 
 
 def test_what_comes_after_the_close_is_dropped_and_counted(engine: Engine) -> None:
@@ -153,7 +112,7 @@ def test_what_comes_after_the_close_is_dropped_and_counted(engine: Engine) -> No
     writer.answered(confident(1))
     writer.close(SOON)
     assert writer.records == Account(offered=1, stored=0, dropped=1)
-    assert len(latest(engine, None, 100)) == 0
+    assert len(latest(engine, Selection(), 100)) == 0
 
 
 def test_an_id_that_comes_twice_is_one_row(engine: Engine) -> None:
@@ -162,7 +121,7 @@ def test_an_id_that_comes_twice_is_one_row(engine: Engine) -> None:
     writer.answered(confident(1))
     writer.close(SOON)
     assert writer.records == Account(offered=2, stored=2, dropped=0)
-    assert len(latest(engine, None, 100)) == 1
+    assert len(latest(engine, Selection(), 100)) == 1
 
 
 def test_audits_have_their_own_account(engine: Engine) -> None:
@@ -177,10 +136,10 @@ def test_audits_have_their_own_account(engine: Engine) -> None:
     assert audits_of(engine) == 1
 
 
-def test_a_value_that_cannot_be_stored_is_dropped_alone(engine: Engine, path: Path) -> None:
+def test_a_value_that_cannot_be_stored_is_dropped_alone(engine: Engine, locked: Locked) -> None:
     failed = failure_of(engine)
     writer = RecordWriter(engine)
-    with locked(path) as release:
+    with locked() as release:
         writer.answered(confident(0))
         assert failed.wait(SOON)
         for answer in (confident(1), unstorable(2), confident(3)):
@@ -190,21 +149,25 @@ def test_a_value_that_cannot_be_stored_is_dropped_alone(engine: Engine, path: Pa
         writer.close(SOON)
     assert writer.records == Account(offered=4, stored=3, dropped=1)
     assert writer.audits == Account(offered=1, stored=1, dropped=0)
-    assert [record.id for record in latest(engine, None, 9)] == [identity(n) for n in (3, 1, 0)]
+    assert [record.id for record in latest(engine, Selection(), 9)] == [
+        identity(n) for n in (3, 1, 0)
+    ]
 
 
-def test_a_value_that_the_database_refuses_is_dropped_alone(engine: Engine, path: Path) -> None:
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute(
+def test_a_value_that_the_database_refuses_is_dropped_alone(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
             "CREATE TRIGGER refuse BEFORE INSERT ON records WHEN new.task = 'bad' "
             "BEGIN SELECT RAISE(ABORT, 'refused'); END"
+            if engine.dialect.name == "sqlite"
+            else "ALTER TABLE records ADD CHECK (task <> 'bad')"
         )
     writer = RecordWriter(engine)
     for number, task in enumerate(["tickets", "bad", "tickets"]):
         writer.answered(confident(number, task=task))
     writer.close(SOON)
     assert writer.records == Account(offered=3, stored=2, dropped=1)
-    assert len(latest(engine, "tickets", 100)) == 2
+    assert len(latest(engine, Selection(task="tickets"), 100)) == 2
 
 
 @pytest.mark.parametrize(("kept", "text"), [("none", None), ("hash", None), ("full", "hello")])
@@ -212,13 +175,30 @@ def test_text_is_kept_as_asked_at_the_start(engine: Engine, kept: str, text: str
     writer = RecordWriter(engine, store_text=kept)  # type: ignore[arg-type]
     writer.answered(confident(1, text="hello"))
     writer.close(SOON)
-    assert latest(engine, None, 1)[0].text == text
+    assert latest(engine, Selection(), 1)[0].text == text
 
 
 def test_the_text_is_not_kept_unless_asked(engine: Engine) -> None:
     writer = RecordWriter(engine)
     writer.answered(confident(1, text="hello"))
     writer.close(SOON)
-    (record,) = latest(engine, None, 1)
+    (record,) = latest(engine, Selection(), 1)
     assert record.text is None
     assert record.text_sha256 is not None
+
+
+def test_what_is_refused_is_found_by_halving(engine: Engine, locked: Locked) -> None:
+    failed = failure_of(engine)
+    writer = RecordWriter(engine)
+    with locked() as release:
+        writer.answered(confident(100))
+        assert failed.wait(SOON)
+        for number in range(63):
+            writer.answered(confident(number))
+        writer.answered(unstorable(63))
+        commits: list[object] = []
+        event.listen(engine, "commit", commits.append)
+        release()
+        writer.close(SOON)
+    assert writer.records == Account(offered=65, stored=64, dropped=1)
+    assert len(commits) == 7  # the one before them, then 32, 16, 8, 4, 2, 1 of the 64
