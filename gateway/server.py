@@ -1,8 +1,10 @@
 """Runs the app in this process: binds, opens the gateway, serves, drains, leaves.
 
-On SIGTERM or SIGINT the gateway says that it is not ready, goes on serving for `drain_delay_s`,
-then stops accepting, finishes what is in flight, stores its records and ends with status 0. A
-second signal ends the process at once.
+On SIGTERM or SIGINT the gateway says that it is not ready and makes each reply the last one of its
+connection, goes on serving for `drain_delay_s`, then stops accepting, finishes what is in flight,
+stores its records and ends with status 0. A second signal ends the process at once.
+
+On SIGHUP the gateway reads its settings again.
 """
 
 from __future__ import annotations
@@ -13,82 +15,101 @@ import math
 import os
 import signal
 import socket
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
+import structlog
 import uvicorn
 import uvloop
+from starlette.types import ASGIApp
 
-from gateway.app import build_app
-from gateway.assembly import Gateway, open_gateway
-from gateway.errors import SettingsError
-from gateway.settings import ServerSettings, Settings
-from gateway.telemetry import logs
+from gateway.address import BACKLOG, bind, listen, unusable, url_of
+from gateway.api.receipt import Connection, Door
+from gateway.app import build_admin, build_app
+from gateway.assembly import Gateway, Read, open_gateway
+from gateway.process import configure_logs, raise_file_limit, say_ready
+from gateway.reload import Hangup
+from gateway.settings import Settings
 
 _KEEP_ALIVE_S = 30  # an idle connection of a client pool outlives the pauses between its requests
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
+_log = structlog.get_logger(__name__)
 
-def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = None) -> int:
+
+def serve(
+    settings: Settings,
+    *,
+    read: Read | None = None,
+    replica: int | None = None,
+    on_ready: Callable[[str], None] | None = None,
+) -> int:
     """Serve until a signal; returns the exit status. `on_ready` is given the URL.
 
-    Raises SettingsError when the address cannot be bound, and what opening the gateway raises.
+    `read` gives the settings again, for a reload. `replica` numbers a process that shares its
+    address with others, from 0. Raises SettingsError when an address cannot be bound, and what
+    opening the gateway raises.
     """
-    logging = settings.logging
-    as_json = logging.format == "json" or (logging.format == "auto" and not sys.stderr.isatty())
-    logs.configure(logging.level, json=as_json)
-    listener = bind(settings.server)
-    with contextlib.closing(listener):
-        uvloop.run(_serve(settings, listener, on_ready or (lambda _url: None)))
+    configure_logs(settings)
+    raise_file_limit()
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(bind(settings.server, shared=replica is not None))
+        place = settings.admin_of(replica or 0)
+        admin = stack.enter_context(listen(place, name="admin")) if place else None
+        uvloop.run(_serve(settings, listener, on_ready or (lambda _url: None), admin, read=read))
     return 0
 
 
-def bind(server: ServerSettings) -> socket.socket:
-    """Take the address, without listening yet. Raises SettingsError."""
-    host, port = server.host, server.port
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise _unusable(server, error) from error
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError as error:
-        listener.close()
-        raise _unusable(server, error) from error
-    return listener
-
-
 async def _serve(
-    settings: Settings, listener: socket.socket, on_ready: Callable[[str], None]
+    settings: Settings,
+    listener: socket.socket,
+    on_ready: Callable[[str], None],
+    admin: socket.socket | None = None,
+    *,
+    read: Read | None = None,
 ) -> None:
-    async with open_gateway(settings) as gateway:
-        url = _url(listener)
+    async with open_gateway(settings, read=read) as gateway, _administered(gateway, admin):
+        url = url_of(listener)
 
         def ready() -> None:
-            sys.stdout.write(f"understudy: ready on {url} (tasks: {', '.join(gateway.tasks)})\n")
-            sys.stdout.flush()
+            say_ready(url, ", ".join(gateway.tasks))
             on_ready(url)
 
-        server = _Server(gateway, ready)
+        server = _Server(gateway, build_app(gateway), ready)
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
             loop.add_signal_handler(number, server.leave, number)
+        loop.add_signal_handler(signal.SIGHUP, Hangup(gateway))
         await server.serve(sockets=[listener])
+
+
+@contextlib.asynccontextmanager
+async def _administered(gateway: Gateway, listener: socket.socket | None) -> AsyncIterator[None]:
+    """Serve metrics and administration at an address of their own, until all else has ended."""
+    if listener is None:
+        yield
+        return
+    server = _Server(gateway, build_admin(gateway))
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    _log.info("metrics and administration are apart", url=url_of(listener))
+    try:
+        yield
+    finally:
+        server.stop()
+        await serving
 
 
 class _Server(uvicorn.Server):
     """uvicorn, with our own manner of leaving: its own would end in the signal's exit status."""
 
-    def __init__(self, gateway: Gateway, ready: Callable[[], None]) -> None:
+    def __init__(
+        self, gateway: Gateway, app: ASGIApp, ready: Callable[[], None] = lambda: None
+    ) -> None:
         settings = gateway.settings.server
+        self._door = Door(settings, gateway.metrics.cut)
         super().__init__(
             uvicorn.Config(
-                build_app(gateway),
-                http="httptools",
+                app,
+                http=self._door.connect,  # type: ignore[arg-type]  # it is only ever called
                 ws="none",
                 lifespan="off",  # the gateway is open before and after
                 log_config=None,
@@ -96,6 +117,7 @@ class _Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
+                backlog=BACKLOG,
                 timeout_keep_alive=_KEEP_ALIVE_S,
                 timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s),
             )
@@ -109,8 +131,14 @@ class _Server(uvicorn.Server):
         try:
             await super().startup(sockets)
         except OSError as error:  # two that start at once both bind, and only one may listen
-            raise _unusable(self._gateway.settings.server, error) from error
+            raise unusable(self._gateway.settings.server, "server", error) from error
         self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take in who has connected already, then close the door and finish."""
+        for listener in sockets or ():
+            await self._take_waiting(listener)
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -122,19 +150,28 @@ class _Server(uvicorn.Server):
         if self._gateway.draining:
             os._exit(128 + number)  # what a shell calls "ended by this signal"
         self._gateway.draining = True
-        asyncio.get_running_loop().call_later(self._drain_delay, self._stop)
+        self._door.drain()
+        asyncio.get_running_loop().call_later(self._drain_delay, self.stop)
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Stop accepting, and finish what is in flight."""
+        self._door.drain()
         self.should_exit = True
 
+    async def _take_waiting(self, listener: socket.socket) -> None:
+        """Accept every connection that the kernel has made for us: closing would reset them.
 
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        It ends without giving way to the event loop, so that between the last look and the closing
+        there are only microseconds.
+        """
+        loop = asyncio.get_running_loop()
+        for _ in range(BACKLOG):  # those that may wait; more come only as fast as these are taken
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return  # nobody waits, or one of them has gone
+            connection.setblocking(False)
+            await loop.connect_accepted_socket(self._connect, connection)
 
-
-def _unusable(server: ServerSettings, error: OSError) -> SettingsError:
-    return SettingsError(
-        f"server.host {server.host!r}, server.port {server.port}: {error.strerror}",
-        mend="stop what listens there, or choose another with --port; 0 takes a free one",
-    )
+    def _connect(self) -> Connection:
+        return self._door.connect(self.config, self.server_state, self.lifespan.state)

@@ -1,32 +1,36 @@
-"""The body of a request, read within its bounds: kind, size, time. Refuses before it reads."""
+"""The body of a request, read within its bounds: kind and size. Refuses before it reads.
+
+How long it may take is the connection's business, see `receipt`.
+"""
 
 from __future__ import annotations
 
-import asyncio
-
 from starlette.types import Receive, Scope
 
-from gateway.api.problems import TooSlow, UnsupportedMedia
-from gateway.errors import Malformed, TooLarge
-
-RECEIPT_S = 30.0  # a body of a megabyte takes a slow phone about ten seconds
+from gateway.api.problems import UnsupportedMedia
+from gateway.errors import Malformed, RequestError, TooLarge
 
 
-async def read_body(
-    scope: Scope, receive: Receive, *, limit: int, deadline_s: float = RECEIPT_S
-) -> bytes:
+async def read_body(scope: Scope, receive: Receive, *, limit: int) -> bytes:
     """The whole body, at most `limit` bytes, whether its length was declared or not.
 
-    Raises UnsupportedMedia, TooLarge, TooSlow, or Malformed when the client leaves half-way.
+    Raises UnsupportedMedia, TooLarge, what the connection refused the request with, or Malformed
+    when the client leaves half-way.
     """
     _check_headers(scope, limit)
-    try:
-        async with asyncio.timeout(deadline_s):
-            return await _collect(receive, limit)
-    except TimeoutError as error:
-        raise TooSlow(
-            f"the body was not there after {deadline_s:g} s", mend="send the whole body at once"
-        ) from error
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _interrupted(scope)
+        part = message.get("body", b"")
+        size += len(part)
+        if size > limit:
+            raise _too_large(limit)
+        parts.append(part)
+        if not message.get("more_body", False):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _check_headers(scope: Scope, limit: int) -> None:
@@ -43,20 +47,12 @@ def _check_headers(scope: Scope, limit: int) -> None:
             )
 
 
-async def _collect(receive: Receive, limit: int) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise Malformed("the client left before its body was complete")
-        part = message.get("body", b"")
-        size += len(part)
-        if size > limit:
-            raise _too_large(limit)
-        parts.append(part)
-        if not message.get("more_body", False):
-            return parts[0] if len(parts) == 1 else b"".join(parts)
+def _interrupted(scope: Scope) -> RequestError:
+    """Why there is no more of the body: the connection refused the request, or the client left."""
+    refused = scope.get("state", {}).get("refused")
+    if isinstance(refused, RequestError):
+        return refused
+    return Malformed("the client left before its body was complete")
 
 
 def _too_large(limit: int) -> TooLarge:

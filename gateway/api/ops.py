@@ -1,4 +1,7 @@
-"""For those who keep it running: /livez, /readyz, /metrics. Never in the way of an answer."""
+"""For those who keep it running: /livez, /readyz, /metrics. Never in the way of an answer.
+
+Where metrics have an address of their own, probes are at both.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,8 @@ from gateway.telemetry.metrics import CONTENT_TYPE
 OPEN = frozenset({"/livez", "/readyz"})  # probes carry no key and learn one word
 
 
-def router(gateway: Gateway) -> APIRouter:
-    """The routes of probes and scrapers."""
+def probes(gateway: Gateway) -> APIRouter:
+    """The routes of probes."""
     routes = APIRouter()
 
     @routes.get("/livez", responses=problems(503))
@@ -31,8 +34,15 @@ def router(gateway: Gateway) -> APIRouter:
             raise Draining("the gateway is shutting down", mend="send requests to another replica")
         return State(status="ready")
 
+    return routes
+
+
+def metrics(gateway: Gateway) -> APIRouter:
+    """The route of scrapers."""
+    routes = APIRouter()
+
     @routes.get("/metrics", responses=problems(401), response_class=Response)
-    async def metrics() -> Response:
+    async def render() -> Response:
         """Every metric, in Prometheus' text format."""
         return Response(gateway.metrics.render(), headers={"content-type": CONTENT_TYPE})
 

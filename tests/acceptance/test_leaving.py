@@ -14,9 +14,11 @@ import httpx2
 import pytest
 
 from gateway import settings
+from gateway.address import bind
 from gateway.errors import SettingsError
-from gateway.server import _serve, bind
+from gateway.server import _serve
 from gateway.settings import ServerSettings
+from tests.acceptance.balancer import Balancer
 from tests.acceptance.conftest import Starter
 from tests.acceptance.process import GATEWAY, TIMEOUT_S, Process
 from tests.factories import CONFIDENT, settings_file, tiny_bundle
@@ -114,6 +116,51 @@ def test_a_changed_byte_in_a_bundle_is_found_before_serving(tmp_path: Path) -> N
     assert done.stdout == ""
 
 
+@pytest.mark.parametrize(
+    "restarts", [pytest.param(2, id="few"), pytest.param(20, id="many", marks=pytest.mark.soak)]
+)
+def test_restarts_fail_no_request_of_a_client_that_honours_readiness(
+    start: Starter, tmp_path: Path, restarts: int
+) -> None:
+    configs = [
+        settings_file(tmp_path / name, server={"drain_delay_s": 0.5}) for name in ("one", "two")
+    ]
+    balancer = Balancer()
+    processes = [start(config=config) for config in configs]
+
+    async def restart() -> list[int]:
+        statuses = []
+        for number in range(restarts):
+            place = number % 2
+            await balancer.has_answered(ENOUGH * (number + 1))
+            statuses.append(await asyncio.to_thread(processes[place].leave))
+            processes[place] = await asyncio.to_thread(start, config=configs[place])
+        return statuses
+
+    async def play() -> list[int]:
+        served = lambda: [process.url for process in processes]  # noqa: E731
+        async with balancer.busy(served, clients=CLIENTS):
+            return await restart()
+
+    assert asyncio.run(play()) == [0] * restarts
+    assert balancer.failures == []
+    for process in processes:
+        assert process.leave() == 0
+    assert sum(_stored(config) for config in configs) == balancer.answered
+
+
+def test_a_pooled_connection_is_told_that_its_reply_is_the_last(start: Starter) -> None:
+    process = start(server={"drain_delay_s": 300})
+    with httpx2.Client(base_url=process.url, timeout=TIMEOUT_S) as client:
+        assert "connection" not in client.get("/readyz").headers
+        process.send(signal.SIGTERM)
+        while (reply := client.get("/readyz")).status_code == 200:
+            continue
+        assert (reply.status_code, reply.headers["connection"]) == (503, "close")
+    process.send(signal.SIGINT)
+    assert process.ended() == 128 + signal.SIGINT
+
+
 async def _all_at_once(process: Process, *, then: Callable[[], None]) -> list[int]:
     """Send IN_FLIGHT requests for the teacher; `then` is called when all are being worked on."""
     limits = httpx2.Limits(max_connections=None)
@@ -150,6 +197,13 @@ async def _flood(process: Process, *, then: Callable[[], None]) -> list[str]:
     async with httpx2.AsyncClient(base_url=process.url, timeout=TIMEOUT_S) as client:
         await asyncio.gather(*(ask(client) for _ in range(CLIENTS)))
     return answered
+
+
+def _stored(config: Path) -> int:
+    """How many answers are stored beside a settings file."""
+    with sqlite3.connect(config.with_name("records.db")) as connection:
+        count: int = connection.execute("SELECT count(*) FROM records").fetchone()[0]
+    return count
 
 
 def _refused(config: Path, *options: str) -> subprocess.CompletedProcess[str]:

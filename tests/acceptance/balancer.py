@@ -1,0 +1,79 @@
+"""A balancer with its clients: it asks who is ready, and sends requests only there."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import httpx2
+
+from tests.acceptance.process import TIMEOUT_S
+from tests.factories import CONFIDENT
+
+PROBE_S = 0.05  # between two looks at who is ready
+Places = Callable[[], Sequence[str]]
+
+
+class Balancer:
+    """Keep-alive clients over several gateways, without a single retry."""
+
+    def __init__(self) -> None:
+        self.answered = 0
+        self.failures: list[str] = []
+        self._ready: list[str] = []
+        self._turns = itertools.count()
+        self._looked = asyncio.Event()
+        self._news = asyncio.Event()
+
+    @asynccontextmanager
+    async def busy(self, places: Places, *, clients: int) -> AsyncIterator[None]:
+        """Ask without pause while the block runs; `places` says where gateways may be."""
+        leaving = asyncio.Event()
+        async with httpx2.AsyncClient(timeout=TIMEOUT_S) as client, asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._probe(client, places, leaving))
+            await self._looked.wait()
+            for _ in range(clients):
+                tasks.create_task(self._ask(client, leaving))
+            try:
+                yield
+            finally:
+                leaving.set()
+
+    async def has_answered(self, count: int) -> None:
+        """Wait for so many answers in all, or for the first failure."""
+        while self.answered < count and not self.failures:
+            await self._news.wait()
+            self._news.clear()
+
+    async def _probe(
+        self, client: httpx2.AsyncClient, places: Places, leaving: asyncio.Event
+    ) -> None:
+        while not leaving.is_set():
+            urls = tuple(places())
+            found = await asyncio.gather(*(self._is_ready(client, url) for url in urls))
+            self._ready = [url for url, ready in zip(urls, found, strict=True) if ready]
+            self._looked.set()
+            await asyncio.sleep(PROBE_S)
+
+    async def _is_ready(self, client: httpx2.AsyncClient, url: str) -> bool:
+        try:
+            reply = await client.get(f"{url}/readyz")
+        except httpx2.TransportError:
+            return False
+        return reply.status_code == 200
+
+    async def _ask(self, client: httpx2.AsyncClient, leaving: asyncio.Event) -> None:
+        while not leaving.is_set() and not self.failures:
+            url = self._ready[next(self._turns) % len(self._ready)]
+            try:
+                reply = await client.post(f"{url}/v1/predict", json={"input": CONFIDENT})
+            except httpx2.TransportError as error:
+                self.failures.append(repr(error))
+            else:
+                if reply.status_code == 200:
+                    self.answered += 1
+                else:
+                    self.failures.append(reply.text)
+            self._news.set()
