@@ -8,18 +8,37 @@
     │   └── BundleError          a bundle that cannot be trusted or understood
     │       ├── BundleMissing      there is no bundle at that place
     │       ├── BundleCorrupt      bytes differ from the manifest, a file is missing or extra
-    │       ├── BundleMismatch     parts that do not belong together (tokenizer, shapes, golden)
-    │       └── BundleUnsupported  a schema version or a feature that this version cannot read
+    │       ├── BundleMismatch     parts that do not belong together (tokenizer, shapes)
+    │       │   └── BundleGolden     a golden vector that is no number, or that this host misses
+    │       ├── BundleUnsupported  a schema version or a feature that this version cannot read
+    │       ├── BundleArchive      bytes that are no tar or zip archive, or a damaged one
+    │       ├── BundlePath         a name that leads out of the bundle's folder, or into another
+    │       ├── BundleLink         a symbolic or a hard link
+    │       ├── BundleSpecial      a device, a pipe, a sparse file
+    │       ├── BundleDuplicate    a name that stands there twice
+    │       ├── BundleFile         a file that no bundle has
+    │       ├── BundleBomb         more bytes or entries than a bundle has
+    │       ├── BundleGraph        an ONNX file that cannot be read, or is over its bounds
+    │       ├── BundleExternalData an ONNX file whose numbers lie in other files
+    │       ├── BundleOperator     an ONNX operator that onnxruntime does not bring along
+    │       ├── BundleCrashed      the rehearsal ended without a word
+    │       ├── BundleSlow         the rehearsal took too long
+    │       └── BundleMemory       the rehearsal took too much memory
     ├── RequestError           what a client sent cannot be answered: its own status over HTTP
     │   ├── Malformed            not JSON, or JSON that is refused
     │   ├── Invalid              JSON of the wrong shape, or a value out of its limits
     │   ├── TooLarge             a body or a list above its limit
     │   ├── Unauthorized         no key, or one that is not known
+    │   ├── Forbidden            a key that may not do this
+    │   ├── Conflict             another change of the same task is under way
     │   └── UnknownTask          no task of that name
     ├── ServingError           the gateway cannot answer now
-    │   ├── Overloaded           a bounded queue is full
+    │   ├── Overloaded           a bounded queue is full, or the wait would be too long
+    │   ├── DeadlinePassed       the caller's deadline passed before there was an answer
     │   ├── Draining             the process is on its way out
-    │   └── StudentFailed        the student raised, or gave numbers that are not finite
+    │   ├── StudentFailed        the student raised, or gave numbers that are not finite
+    │   ├── RecordsUnavailable   records.ack is strict, and the record is not committed
+    │   └── Unanswered           the teacher could not, and the student may not: nobody answered
     ├── TeacherError           the teacher gave no usable answer
     │   ├── TeacherUnavailable   refused, down, or over its bounds
     │   └── TeacherTimeout       no answer before the deadline
@@ -104,6 +123,90 @@ class BundleUnsupported(BundleError):
     code = "bundle_unsupported"
 
 
+class BundleGolden(BundleMismatch):
+    """A golden vector is no number, or this host gives other numbers."""
+
+    code = "bundle_golden"
+
+
+class BundleArchive(BundleError):
+    """The bytes are no tar or zip archive, or a damaged one."""
+
+    code = "bundle_archive"
+
+
+class BundlePath(BundleError):
+    """A name in an archive leads out of the bundle's folder, or into another."""
+
+    code = "bundle_path"
+
+
+class BundleLink(BundleError):
+    """An archive holds a link."""
+
+    code = "bundle_link"
+
+
+class BundleSpecial(BundleError):
+    """An archive holds a device, a pipe or a sparse file."""
+
+    code = "bundle_special"
+
+
+class BundleDuplicate(BundleError):
+    """A name stands in an archive twice."""
+
+    code = "bundle_duplicate"
+
+
+class BundleFile(BundleError):
+    """An archive holds a file that no bundle has."""
+
+    code = "bundle_file"
+
+
+class BundleBomb(BundleError):
+    """An archive unpacks to more bytes or entries than a bundle has."""
+
+    code = "bundle_bomb"
+
+
+class BundleGraph(BundleError):
+    """An ONNX file cannot be read, or is over its bounds."""
+
+    code = "bundle_graph"
+
+
+class BundleExternalData(BundleError):
+    """Numbers of an ONNX file lie in other files."""
+
+    code = "bundle_external_data"
+
+
+class BundleOperator(BundleError):
+    """An ONNX file needs an operator that onnxruntime does not bring along."""
+
+    code = "bundle_operator"
+
+
+class BundleCrashed(BundleError):
+    """The process that rehearsed a bundle ended without a word."""
+
+    code = "bundle_crashed"
+
+
+class BundleSlow(BundleError):
+    """A bundle's rehearsal took too long."""
+
+    code = "bundle_slow"
+
+
+class BundleMemory(BundleError):
+    """A bundle's rehearsal took too much memory."""
+
+    code = "bundle_memory"
+
+
 class RequestError(UnderstudyError):
     """What a client sent cannot be answered."""
 
@@ -134,6 +237,18 @@ class Unauthorized(RequestError):
     code = "unauthorized"
 
 
+class Forbidden(RequestError):
+    """The key is known, and may not do this."""
+
+    code = "forbidden"
+
+
+class Conflict(RequestError):
+    """Another change of the same task is under way."""
+
+    code = "conflict"
+
+
 class UnknownTask(RequestError):
     """No task of that name is served here."""
 
@@ -147,9 +262,19 @@ class ServingError(UnderstudyError):
 
 
 class Overloaded(ServingError):
-    """A bounded queue is full."""
+    """A bounded queue is full, or the wait would be too long. `retry_after` is in seconds."""
 
     code = "overloaded"
+
+    def __init__(self, message: str, *, mend: str = "", retry_after: float = 1.0) -> None:
+        super().__init__(message, mend=mend or "send the request again later")
+        self.retry_after = retry_after
+
+
+class DeadlinePassed(ServingError):
+    """The caller's deadline passed before there was an answer."""
+
+    code = "deadline_passed"
 
 
 class Draining(ServingError):
@@ -162,6 +287,18 @@ class StudentFailed(ServingError):
     """The student raised, or gave numbers that are not finite."""
 
     code = "student_failed"
+
+
+class Unanswered(ServingError):
+    """The teacher could not answer, and the policy keeps the student's answer back."""
+
+    code = "unanswered"
+
+
+class RecordsUnavailable(ServingError):
+    """No reply goes out without its record, and the record is not committed."""
+
+    code = "records_unavailable"
 
 
 class TeacherError(UnderstudyError):

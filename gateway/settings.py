@@ -1,7 +1,9 @@
 """understudy.yaml and the environment -> frozen Settings. The only reader of the environment.
 
 Paths in the file are relative to its folder. Secrets come from the environment alone:
-`UNDERSTUDY_API_KEYS` holds keys as `name:sha256`, separated by commas, beside those of the file.
+`UNDERSTUDY_API_KEYS` holds keys as `name:sha256` (or `name:sha256:admin`), separated by commas,
+beside those of the file; `UNDERSTUDY_RECORDS_URL` holds the database's URL with its password, in
+place of the file's.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import re2
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gateway import document
@@ -40,7 +42,24 @@ class ServerSettings(_Part):
     max_inputs: int = Field(default=256, ge=1, le=10_000, description="texts in one request")
     max_characters: int = Field(default=100_000, ge=1, description="of one text")
     drain_delay_s: float = Field(default=0.0, ge=0.0, description="not ready, still serving")
+    receipt_s: float = Field(
+        default=10.0, gt=0.0, description="for a whole request, from its first byte"
+    )
+    send_s: float = Field(default=10.0, gt=0.0, description="for a client to take its reply")
+    max_header_bytes: int = Field(default=32_768, ge=1024, description="request line included")
+    max_headers: int = Field(default=100, ge=8, description="of one request")
+    # Half of them held by one slow client still leave room; a proxy, whose address all its clients
+    # share, needs more, or 0.
+    max_connections_per_address: int = Field(default=1024, ge=0, description="0: no bound")
+    replicas: int = Field(default=1, ge=1, le=256, description="processes on this one address")
     drain_timeout_s: float = Field(default=30.0, gt=0.0, description="for requests in flight")
+
+
+class AdminSettings(_Part):
+    """Where metrics and administration are, apart from answering."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8081, ge=0, le=65535, description="of the first replica; 0: free")
 
 
 class KeySettings(_Part):
@@ -48,6 +67,9 @@ class KeySettings(_Part):
 
     name: Name
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    role: Literal["client", "admin"] = Field(
+        default="client", description="admin: may also change what serves"
+    )
 
 
 class StudentSettings(_Part):
@@ -55,11 +77,21 @@ class StudentSettings(_Part):
 
     bundle: Path
     workers: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
-        default="auto", description="threads; auto: the cores"
+        default="auto", description="threads that answer; auto: as tuned, else the cores"
+    )
+    threads: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        default="auto", description="of one ORT call; auto: as tuned, else 1"
+    )
+    tuning: Path = Field(
+        default=Path("understudy.tuned.json"), description="what `understudy tune` found here"
     )
     operating_point: str = "default"
     queue: int = Field(default=4096, ge=1, description="texts that may wait")
+    max_wait_ms: float = Field(
+        default=500.0, gt=0.0, description="a request that would wait longer is refused"
+    )
     max_batch: int = Field(default=32, ge=1, le=1024)
+    max_batch_tokens: int = Field(default=1024, ge=1, description="estimated, in one batch")
 
 
 class ScriptedSettings(_Part):
@@ -182,14 +214,36 @@ class TaskSettings(_Part):
     policy: PolicySettings = PolicySettings()
     audit: AuditSettings = AuditSettings()
     prices: PriceSettings = PriceSettings()
+    deadline_ms: float | None = Field(
+        default=None, gt=0.0, description="of a request that names none"
+    )
 
 
 class RecordSettings(_Part):
-    """Where records go, and what of the text they keep."""
+    """Where records go, what they keep and for how long, and what a reply waits for."""
 
+    enabled: bool = True
     path: Path = Path("understudy.db")
+    url: SecretStr | None = Field(default=None, description="PostgreSQL, in place of the file")
     text: Literal["none", "hash", "full"] = "hash"
+    ack: Literal["async", "group", "strict"] = "async"
+    group_wait_ms: float = Field(default=50.0, gt=0.0, le=10_000.0)
+    strict_wait_ms: float = Field(default=2000.0, gt=0.0, le=60_000.0)
     queue: int = Field(default=20_000, ge=1, description="records that may wait to be written")
+    queue_mb: int = Field(default=64, ge=1, description="the same in MiB")
+    retention_days: float | None = Field(default=30.0, gt=0.0)
+
+    @property
+    def database(self) -> str | Path:
+        """The URL, else the file. It may hold a password: it is for opening, never for showing."""
+        return self.path if self.url is None else self.url.get_secret_value()
+
+
+class RegistrySettings(_Part):
+    """Where bundles lie that came while the gateway ran, and who serves."""
+
+    path: Path = Path("students")
+    max_bytes: int = Field(default=2**30, ge=1024, description="of one bundle, packed or not")
 
 
 class LogSettings(_Part):
@@ -204,19 +258,56 @@ class Settings(_Part):
 
     version: Literal[1]
     server: ServerSettings = ServerSettings()
+    admin: AdminSettings | None = None
     keys: tuple[KeySettings, ...] = ()
     tasks: dict[Name, TaskSettings] = Field(min_length=1)
     records: RecordSettings = RecordSettings()
+    registry: RegistrySettings = RegistrySettings()
     logging: LogSettings = LogSettings()
 
     @model_validator(mode="after")
     def _reachable_only_with_a_key(self) -> Self:
-        if not self.keys and not _is_loopback(self.server.host):
+        hosts = {"server.host": self.server.host}
+        if self.admin is not None:
+            hosts["admin.host"] = self.admin.host
+        for place, host in hosts.items():
+            if not self.keys and not _is_loopback(host):
+                raise ValueError(
+                    f"{place} {host!r} can be reached from other machines and there "
+                    "are no keys; make one with `understudy key NAME`"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _replicas_share_their_records(self) -> Self:
+        """A SQLite file has one writing process, and so can serve one replica."""
+        records = self.records
+        if self.server.replicas > 1 and records.enabled and records.url is None:
             raise ValueError(
-                f"server.host {self.server.host!r} can be reached from other machines and there "
-                "are no keys; make one with `understudy key NAME`"
+                f"server.replicas {self.server.replicas} need records that they share, and "
+                "records.path is a SQLite file for one process; name a PostgreSQL database by "
+                "records.url or UNDERSTUDY_RECORDS_URL, or serve one replica"
             )
         return self
+
+    def admin_of(self, replica: int) -> AdminSettings | None:
+        """Where that replica's metrics and administration are; None: at server.host and port."""
+        if self.admin is None and self.server.replicas == 1:
+            return None
+        first = self.admin or AdminSettings()
+        return first.model_copy(update={"port": first.port and first.port + replica})
+
+    def shared(self, cores: int) -> Self:
+        """The same for one of its replicas: threads that nobody chose divide the cores."""
+        workers = max(1, cores // self.server.replicas)
+        tasks = {
+            name: task.model_copy(
+                update={"student": task.student.model_copy(update={"workers": workers})}
+            )
+            for name, task in self.tasks.items()
+            if task.student.workers == "auto"
+        }
+        return self.model_copy(update={"tasks": {**self.tasks, **tasks}})
 
     @model_validator(mode="after")
     def _one_request_fits_in_the_queue(self) -> Self:
@@ -235,6 +326,8 @@ class _Secrets(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="UNDERSTUDY_", extra="ignore")
 
     api_keys: str = ""
+    api_key: SecretStr = SecretStr("")
+    records_url: SecretStr | None = None
 
 
 def load(path: Path) -> Settings:
@@ -243,6 +336,9 @@ def load(path: Path) -> Settings:
     keys = content.get("keys")
     if keys is None or isinstance(keys, list):
         content = content | {"keys": [*(keys or ()), *_keys_of_environment()]}
+    records, url = content.get("records", {}), _Secrets().records_url
+    if url is not None and isinstance(records, dict):
+        content = content | {"records": records | {"url": url}}
     settings = document.validate(content, Settings, SettingsError, where=str(path))
     return _anchored(settings, path.parent)
 
@@ -254,16 +350,22 @@ def environment_without_keys() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.upper() not in secret}
 
 
+def key_of_environment() -> str:
+    """The key with which commands ask a gateway that runs; empty where there is none."""
+    return _Secrets().api_key.get_secret_value()
+
+
 def _keys_of_environment() -> list[KeySettings]:
     pairs = [pair.strip() for pair in _Secrets().api_keys.split(",") if pair.strip()]
     found = []
     for number, pair in enumerate(pairs, 1):
-        name, _, digest = pair.partition(":")
+        name, digest, role = [*pair.split(":", 2), "", ""][:3]
+        given = {"name": name, "sha256": digest, "role": role or "client"}
         try:
-            found.append(KeySettings(name=name, sha256=digest))
+            found.append(KeySettings.model_validate(given))
         except ValidationError:  # it holds the entry, which may be a key in the clear
             raise SettingsError(
-                f"UNDERSTUDY_API_KEYS: entry {number} is not name:sha256",
+                f"UNDERSTUDY_API_KEYS: entry {number} is not name:sha256 or name:sha256:admin",
                 mend="write the line that `understudy key NAME` prints",
             ) from None
     return found
@@ -274,7 +376,12 @@ def _anchored(settings: Settings, folder: Path) -> Settings:
     tasks = {
         name: task.model_copy(
             update={
-                "student": task.student.model_copy(update={"bundle": folder / task.student.bundle}),
+                "student": task.student.model_copy(
+                    update={
+                        "bundle": folder / task.student.bundle,
+                        "tuning": folder / task.student.tuning,
+                    }
+                ),
                 "teacher": task.teacher.model_copy(
                     update={"bundle": task.teacher.bundle and folder / task.teacher.bundle}
                 ),
@@ -283,7 +390,14 @@ def _anchored(settings: Settings, folder: Path) -> Settings:
         for name, task in settings.tasks.items()
     }
     records = settings.records.model_copy(update={"path": folder / settings.records.path})
-    return settings.model_copy(update={"tasks": tasks, "records": records})
+    registry = settings.registry.model_copy(update={"path": folder / settings.registry.path})
+    return settings.model_copy(
+        update={
+            "tasks": tasks,
+            "records": records,
+            "registry": registry,
+        }
+    )
 
 
 def _is_loopback(host: str) -> bool:

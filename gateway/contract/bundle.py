@@ -7,7 +7,8 @@
         CARD.md           the same for people
 
 `write` is atomic: a reader sees a whole bundle or none. `open_bundle` trusts nothing: it hashes
-every file, and the bytes that were hashed are the bytes that are later loaded.
+every file, looks through the structure of the graph, and the bytes that were hashed are the bytes
+that are later loaded.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from gateway.contract import graph
 from gateway.contract.manifest import SCHEMA_VERSION, FileEntry, Manifest
 from gateway.errors import (
     BundleCorrupt,
+    BundleGolden,
     BundleMismatch,
     BundleMissing,
     BundleUnsupported,
@@ -112,9 +115,9 @@ def write(manifest: Manifest, files: Mapping[str, bytes], parent: Path) -> Path:
                 file.flush()
                 os.fsync(file.fileno())
         staging.chmod(0o755)
-        _sync_folder(staging)
+        sync_folder(staging)
         staging.rename(target)
-        _sync_folder(parent)
+        sync_folder(parent)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return target
@@ -123,7 +126,8 @@ def write(manifest: Manifest, files: Mapping[str, bytes], parent: Path) -> Path:
 def open_bundle(path: Path) -> Bundle:
     """Read and verify a bundle: names, sizes, hashes, schema, tokenizer; links to it are followed.
 
-    Raises BundleMissing, BundleCorrupt, BundleMismatch or BundleUnsupported.
+    Raises BundleMissing, BundleCorrupt, BundleMismatch, BundleGolden or BundleUnsupported, and
+    BundleGraph, BundleExternalData or BundleOperator for an ONNX file that is not to be loaded.
     """
     if not (path / MANIFEST).is_file():
         raise BundleMissing(
@@ -155,6 +159,7 @@ def open_bundle(path: Path) -> Bundle:
             f"{path}: the folder is called {path.resolve().name}, its manifest is that of {name}",
             mend="a bundle's folder is named by its content: copy it again under its own name",
         )
+    graph.structure(contents[MODEL], where=str(path / MODEL))
     return Bundle(
         id=identity,
         path=path,
@@ -162,6 +167,15 @@ def open_bundle(path: Path) -> Bundle:
         model=contents[MODEL],
         tokenizer=contents[TOKENIZER],
     )
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _canonical_form(content: Any) -> bytes:
@@ -185,7 +199,9 @@ def _parse(raw: bytes, path: Path) -> Manifest:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(step) for step in first["loc"]) or "manifest"
-        raise BundleCorrupt(f"{path}: {where}: {first['msg']}", mend=_REBUILD) from error
+        golden = first["loc"][:1] == ("golden",) and first["type"] == "finite_number"
+        kind = BundleGolden if golden else BundleCorrupt
+        raise kind(f"{path}: {where}: {first['msg']}", mend=_REBUILD) from error
 
 
 def _verified(path: Path, entry: FileEntry) -> bytes:
@@ -215,11 +231,3 @@ def _read(path: Path, name: str, *, limit: int) -> bytes:
         raise BundleCorrupt(f"{path / name}: not a plain file of a bundle", mend=_REBUILD)
     with os.fdopen(descriptor, "rb") as file:
         return file.read()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

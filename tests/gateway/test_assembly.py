@@ -84,8 +84,9 @@ def test_every_answer_is_on_record_when_it_has_closed(tmp_path: Path) -> None:
         return gateway
 
     gateway = asyncio.run(work())
-    assert gateway.writer.stored == 2
-    assert gateway.writer.dropped == 0
+    assert gateway.writer is not None
+    account = gateway.writer.records
+    assert (account.stored, account.dropped) == (2, 0)
 
 
 def test_a_threshold_of_the_settings_replaces_the_certified_one(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import yaml
 from gateway import settings
 from gateway.errors import SettingsError
 from gateway.routing.risk import LabelRule, MissingRule, RangeRule, TextRule, ValueRule
-from gateway.settings import KeySettings, RuleSettings, Settings
+from gateway.settings import AdminSettings, KeySettings, RuleSettings, Settings
 from gateway.types import Instance
 
 HASH = "0" * 64
@@ -61,7 +61,7 @@ def test_the_shortest_settings_are_safe(path: Path) -> None:
     assert task.policy.on_unavailable_high_risk == "abstain"
     assert task.policy.threshold is None
     assert task.audit.share == 0.02
-    assert task.prices.prices().teacher_call() is None  # unknown, not free
+    assert task.prices.prices().teacher_call is None  # unknown, not free
     assert loaded.records.text == "hash"
 
 
@@ -93,7 +93,7 @@ def test_a_scripted_teacher_has_no_path(path: Path) -> None:
 def test_prices_are_exact(path: Path) -> None:
     task = load(path, {"prices": {"teacher_usd_per_1000": "0.15"}}).tasks["tickets"]
     assert task.prices.teacher_usd_per_1000 == Decimal("0.15")
-    assert task.prices.prices().teacher_call() == 150
+    assert task.prices.prices().teacher_call == 150
 
 
 @pytest.mark.parametrize(
@@ -181,6 +181,44 @@ def test_a_host_that_others_reach_needs_a_key(path: Path, host: str) -> None:
     assert "can be reached from other machines and there are no keys" in line
     loaded = load(path, server={"host": host}, keys=[{"name": "ops", "sha256": HASH}])
     assert loaded.server.host == host
+
+
+def test_an_administration_that_others_reach_needs_a_key(path: Path) -> None:
+    (line,) = refused(path, admin={"host": "0.0.0.0"})  # noqa: S104
+    assert "admin.host '0.0.0.0' can be reached from other machines" in line
+
+
+def test_the_administration_has_an_address_where_it_is_asked_for_and_where_it_must(
+    path: Path,
+) -> None:
+    assert load(path).admin_of(0) is None
+    assert load(path, admin={"port": 9000}).admin_of(0) == AdminSettings(port=9000)
+    several = load(path, server={"replicas": 3}, records={"url": "postgresql://db/a"})
+    assert [several.admin_of(number) for number in range(3)] == [
+        AdminSettings(port=8081),
+        AdminSettings(port=8082),
+        AdminSettings(port=8083),
+    ]
+    free = load(path, admin={"port": 0}, records={"enabled": False}, server={"replicas": 2})
+    assert free.admin_of(1) == AdminSettings(port=0)
+
+
+def test_several_replicas_need_records_that_they_share(path: Path) -> None:
+    (line,) = refused(path, server={"replicas": 2})
+    assert "server.replicas 2" in line
+    assert "PostgreSQL" in line
+    for records in ({"url": "postgresql://db/a"}, {"enabled": False}):
+        assert load(path, server={"replicas": 2}, records=records).server.replicas == 2
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(8, 4), (3, 1), (1, 1)])
+def test_replicas_divide_the_cores_that_nobody_gave_away(
+    path: Path, cores: int, workers: int
+) -> None:
+    several: dict[str, Any] = {"server": {"replicas": 2}, "records": {"enabled": False}}
+    assert load(path, **several).shared(cores).tasks["tickets"].student.workers == workers
+    chosen = {"student": {"bundle": "b", "workers": 7}}
+    assert load(path, chosen, **several).shared(cores).tasks["tickets"].student.workers == 7
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])

@@ -1,0 +1,86 @@
+"""A seat: a student that is loaded and runs, under its policy, with a teacher behind it.
+
+A task has one that serves and one that served before; gateway/succession.py says which. A seat is
+complete or is not: whatever is wrong with a student is raised before anybody could ask it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from gateway.contract.bundle import Bundle, open_bundle
+from gateway.errors import BundleMissing, StudentFailed
+from gateway.routing.cascade import Rung
+from gateway.rungs import open_batcher, open_student, open_teacher, policy_of
+from gateway.settings import TaskSettings
+from gateway.students.registry import Registry, Roles
+from gateway.students.student import Student
+from gateway.teachers.guard import Guard
+from gateway.telemetry.metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """A student that is loaded and warm, its policy, and the teacher that stands behind it."""
+
+    rung: Rung
+    teacher: Guard
+
+    @property
+    def bundle(self) -> Bundle:
+        """The student's bundle."""
+        return self.rung.student.student.bundle
+
+    async def close(self, *, teacher: bool) -> None:
+        """Finish what waits and end the threads; those of the teacher too, where it is told."""
+        if teacher:
+            await self.teacher.close()
+        await asyncio.to_thread(self.rung.student.close)
+
+
+def first_student(settings: TaskSettings, registry: Registry, *, aside: bool) -> Student:
+    """The student that serves when the process starts.
+
+    It is the one that served last, unless the settings name another bundle than they did then:
+    they win, and it is written down, but not `aside`. Raises a BundleError or SettingsError.
+    """
+    configured = settings.student.bundle.resolve()  # a link may mean another bundle later
+    roles = registry.roles()
+    if roles is None:
+        return open_student(settings, open_bundle(configured))
+    if roles.configured == configured.name:
+        try:
+            return open_student(settings, open_bundle(registry.find(roles.serving)))
+        except BundleMissing as error:
+            raise BundleMissing(
+                f"{registry.task} is served by {roles.serving}, which is gone from the registry",
+                mend="put it back, or remove roles.json: what the settings name serves then",
+            ) from error
+    student = open_student(settings, open_bundle(configured))
+    if not aside:
+        name = registry.keep(configured).name
+        registry.remember(Roles(configured=name, serving=name, previous=roles.serving))
+    return student
+
+
+async def take_seat(
+    task: str,
+    settings: TaskSettings,
+    student: Student,
+    metrics: Metrics,
+    *,
+    teacher: Guard | None = None,
+) -> Seat:
+    """Start a student's threads and let it answer once; without a `teacher` open its own.
+
+    Raises SettingsError, BundleMismatch or StudentFailed, and leaves nothing open then.
+    """
+    policy = policy_of(task, settings, student)
+    behind = teacher or open_teacher(settings.teacher, student.task)
+    seat = Seat(Rung(open_batcher(task, settings, student, metrics), policy), behind)
+    (said,) = await seat.rung.student.submit(["warm up"])
+    if isinstance(said, StudentFailed):
+        await seat.close(teacher=teacher is None)
+        raise said
+    return seat

@@ -1,0 +1,323 @@
+"""Who serves one task: the student that does, the one that did before, and how one takes over.
+
+A student takes over in two steps. It is made ready beside the one that serves: verified, rehearsed
+in a process of its own, opened, warmed, held against the settings; whatever is wrong with it is
+found there. Then roles.json is written, and one pointer moves: a request is answered by the rung
+that it met, and what is in flight ends on the old one. The student that served before stays loaded,
+so that going back takes no time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from gateway.contract.bundle import Bundle, open_bundle
+from gateway.contract.manifest import Task
+from gateway.errors import (
+    BundleError,
+    BundleMismatch,
+    BundleMissing,
+    Conflict,
+    UnderstudyError,
+)
+from gateway.routing.cascade import Cascade, OnUnavailable, Rung
+from gateway.rungs import open_student, policy_of
+from gateway.seat import Seat, take_seat
+from gateway.settings import TaskSettings
+from gateway.shadow.audit import Auditor
+from gateway.students.registry import Registry, Roles
+from gateway.students.rehearsal import warm
+from gateway.students.student import Student
+from gateway.telemetry.figures import Figures
+from gateway.telemetry.metrics import Metrics
+from gateway.types import Observer
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What came of a wish to change: the names of the bundles that have the roles now."""
+
+    task: str
+    serving: str
+    previous: str | None
+    changed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Successor:
+    """All that new settings want of a task, ready to hold from one moment to the next."""
+
+    settings: TaskSettings
+    seat: Seat
+    cascade: Cascade
+    roles: Roles | None  # None: the roles stay as they are
+
+
+class Succession:
+    """The students of one task, of which that of `seat` serves. `cascade` answers."""
+
+    def __init__(
+        self,
+        task: str,
+        *,
+        settings: TaskSettings,
+        seat: Seat,
+        registry: Registry,
+        metrics: Metrics,
+        figures: Figures,
+        observers: Sequence[Observer],
+    ) -> None:
+        self.task = task
+        self.registry = registry
+        self.auditor = Auditor(
+            teacher=seat.teacher,
+            prices=settings.prices.prices(),
+            observers=observers,
+            random_source=random.Random(),  # noqa: S311  a coin
+        )
+        self._settings = settings
+        self._seat = seat
+        self._before: Seat | None = None  # the previous student, while it is loaded
+        roles = registry.roles()
+        self._configured = settings.student.bundle.resolve().name
+        self._previous = roles.previous if roles else None
+        self._metrics = metrics
+        self._figures = figures
+        self._observers: Sequence[Observer] = (*observers, self.auditor)
+        self._changing = False
+        self._adding = asyncio.Lock()  # a rehearsal takes a core: one at a time
+        self._leaving: set[asyncio.Task[None]] = set()
+        self.cascade = self._cascade(seat, settings)
+        metrics.follow_queue(task, lambda: self.cascade.rung.student.depth)
+        self._show_roles()
+
+    @property
+    def roles(self) -> Roles:
+        """Who has which role now."""
+        return Roles(
+            configured=self._configured, serving=self._seat.bundle.name, previous=self._previous
+        )
+
+    @contextmanager
+    def claim(self) -> Iterator[None]:
+        """The right to change this task; one has it at a time. Raises Conflict."""
+        if self._changing:
+            raise Conflict(
+                f"another change of {self.task} is under way", mend="look again when it is done"
+            )
+        self._changing = True
+        try:
+            yield
+        finally:
+            self._changing = False
+
+    async def add(self, archive: Path, *, by: str) -> Bundle:
+        """Take the bundle of an archive in as a candidate. Raises a BundleError."""
+        try:
+            async with self._adding:
+                bundle = await asyncio.to_thread(self.registry.receive, archive, check=self._check)
+        except BundleError as error:
+            self._note_refusal(error, by=by)
+            raise
+        _log.info("student added", task=self.task, by=by, bundle=bundle.name)
+        return bundle
+
+    async def swap(self, name: str, *, by: str) -> Change:
+        """Let the bundle of that name serve; `by` is who wishes it, for the log.
+
+        Raises BundleMissing, Conflict, or what is wrong with the bundle; the old one serves on.
+        """
+        with self._counted("swapped", by=by), self.claim():
+            if name == self._seat.bundle.name:
+                return self._outcome(changed=False)
+            return await self._let_serve(name, verb="swapped", by=by)
+
+    async def roll_back(self, *, by: str) -> Change:
+        """Let the previous student serve again. Raises like `swap`."""
+        with self._counted("rolled_back", by=by), self.claim():
+            if self._previous is None:
+                raise BundleMissing(
+                    f"{self.task} has no previous bundle", mend="swap to a bundle by its name"
+                )
+            return await self._let_serve(self._previous, verb="rolled back", by=by)
+
+    async def prepare(self, settings: TaskSettings) -> Successor:
+        """Make ready what new settings want; who calls has the claim. Nothing changes yet.
+
+        A bundle that the settings did not name before takes over.
+        """
+        name, student = settings.student.bundle.resolve().name, self._seat.rung.student
+        if name in {self._configured, self._seat.bundle.name}:
+            rung = Rung(student, policy_of(self.task, settings, student.student))
+            seat = Seat(rung, self._seat.teacher)
+            roles = self.roles.model_copy(update={"configured": name})
+            changed = name != self._configured
+        else:
+            kept = await asyncio.to_thread(self.registry.keep, settings.student.bundle)
+            seat = await self._ready(kept.name, settings)
+            previous = await asyncio.to_thread(self._kept)
+            roles = Roles(configured=name, serving=name, previous=previous)
+            changed = True
+        cascade = self._cascade(seat, settings)
+        return Successor(settings, seat, cascade, roles if changed else None)
+
+    def install(self, successor: Successor) -> None:
+        """From now on, what was made ready holds."""
+        prices = successor.settings.prices.prices()
+        self._settings = successor.settings
+        self._metrics.price(self.task, prices)
+        self._figures.price(self.task, prices)
+        if successor.roles is not None:
+            self._configured = successor.roles.configured
+        self._move(successor.seat, successor.cascade)
+
+    def dismiss(self, successor: Successor) -> None:
+        """What was made ready is not wanted after all."""
+        self._leave(successor.seat)
+
+    async def close(self) -> None:
+        """Finish what waits and end every thread: audits, teachers, students."""
+        await self.auditor.close()
+        for seat in (self._seat, self._before):
+            if seat is not None:
+                await seat.close(teacher=True)
+        if self._leaving:
+            await asyncio.wait(self._leaving)
+
+    async def _let_serve(self, name: str, *, verb: str, by: str) -> Change:
+        old = self._seat.bundle.name
+        seat = await self._ready(name, self._settings)
+        try:
+            kept = await asyncio.to_thread(self._kept)
+            roles = Roles(configured=self._configured, serving=name, previous=kept)
+            await asyncio.to_thread(self.registry.remember, roles)
+        except BaseException:
+            self._leave(seat)
+            raise
+        self._move(seat, self.cascade)
+        _log.info(f"student {verb}", task=self.task, by=by, old=old, new=name)
+        return self._outcome(changed=True)
+
+    async def _ready(self, name: str, settings: TaskSettings) -> Seat:
+        """The student of that name, loaded and warm: the previous one is so already."""
+        before = self._before
+        if before is not None and before.bundle.name == name:
+            loaded = before.rung.student
+            policy = policy_of(self.task, settings, loaded.student)
+            return Seat(Rung(loaded, policy), before.teacher)
+        student = await asyncio.to_thread(self._opened, name, settings)
+        same = student.task.heads == self._seat.teacher.task.heads
+        teacher = self._seat.teacher if same else None
+        return await take_seat(self.task, settings, student, self._metrics, teacher=teacher)
+
+    def _opened(self, name: str, settings: TaskSettings) -> Student:
+        bundle = open_bundle(self.registry.find(name))
+        self._check(bundle)
+        self.registry.rehearse(bundle.path)
+        student = open_student(settings, bundle)
+        warm(student)
+        return student
+
+    def _check(self, bundle: Bundle) -> None:
+        """Refuse a bundle that could not take the serving one's place."""
+        serving = self._seat.bundle.manifest
+        if bundle.manifest.role != "student":
+            raise BundleMismatch(
+                f"{bundle.name} is a {bundle.manifest.role}, not a student",
+                mend="name it under teacher.bundle in the settings",
+            )
+        if _shape(bundle.manifest.task) != _shape(serving.task):
+            raise BundleMismatch(
+                f"{bundle.name} does not decide what {self._seat.bundle.name} decides: "
+                "the task or its heads differ in name or kind",
+                mend="serve it as a task of its own",
+            )
+
+    def _kept(self) -> str | None:
+        """See to it that the serving bundle lies in the registry, to be found after a restart."""
+        bundle = self._seat.bundle
+        if bundle.name in self.registry.names():
+            return bundle.name
+        try:
+            return self.registry.keep(bundle.path).name
+        except BundleError as error:
+            _log.warning("no way back after a restart", task=self.task, error=error.message)
+            return None
+
+    def _cascade(self, seat: Seat, settings: TaskSettings) -> Cascade:
+        return Cascade(
+            task=self.task,
+            rung=seat.rung,
+            teacher=seat.teacher,
+            prices=settings.prices.prices(),
+            observers=self._observers,
+            fallback=OnUnavailable(
+                ordinary=settings.policy.on_unavailable == "student",
+                high_risk=settings.policy.on_unavailable_high_risk == "student",
+            ),
+            audit_share=settings.audit.share,
+            deadline_s=None if settings.deadline_ms is None else settings.deadline_ms / 1000,
+        )
+
+    def _move(self, seat: Seat, cascade: Cascade) -> None:
+        """The pointer moves. Nothing here waits, so that no request sees half of it."""
+        cascade.rung, cascade.teacher = seat.rung, seat.teacher
+        self.cascade = cascade
+        self.auditor.follow(seat.teacher, self._settings.prices.prices())
+        old, self._seat = self._seat, seat
+        if old.rung.student is not seat.rung.student:
+            retired, self._before = self._before, old
+            self._previous = old.bundle.name
+            if retired is not None:
+                self._leave(retired)
+        self._show_roles()
+
+    def _leave(self, seat: Seat) -> None:
+        """Close a seat that nobody needs any more, when its callers are done."""
+        loaded = [each for each in (self._seat, self._before) if each is not None]
+        if any(each.rung.student is seat.rung.student for each in loaded):
+            return
+        alone = all(each.teacher is not seat.teacher for each in loaded)
+        leaving = asyncio.get_running_loop().create_task(seat.close(teacher=alone))
+        self._leaving.add(leaving)
+        leaving.add_done_callback(self._leaving.discard)
+
+    def _show_roles(self) -> None:
+        self._metrics.installed(self.task, "student", self._seat.bundle.name)
+        self._metrics.installed(self.task, "teacher", self._seat.teacher.name)
+        if self._previous is not None:
+            self._metrics.installed(self.task, "previous", self._previous)
+
+    def _outcome(self, *, changed: bool) -> Change:
+        roles = self.roles
+        return Change(self.task, roles.serving, roles.previous, changed)
+
+    @contextmanager
+    def _counted(self, result: str, *, by: str) -> Iterator[None]:
+        try:
+            yield
+        except Conflict:
+            self._metrics.changed(self.task, "conflict")
+            raise
+        except UnderstudyError as error:
+            self._metrics.changed(self.task, "refused")
+            self._note_refusal(error, by=by)
+            raise
+        self._metrics.changed(self.task, result)
+
+    def _note_refusal(self, error: UnderstudyError, *, by: str) -> None:
+        _log.warning("student refused", task=self.task, by=by, code=error.code, error=error.message)
+
+
+def _shape(task: Task) -> tuple[object, ...]:
+    """What two students must have in common to take each other's place; labels may differ."""
+    return (task.name, *((head.name, head.kind) for head in task.heads))
