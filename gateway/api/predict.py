@@ -15,13 +15,13 @@ import orjson
 from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
-from gateway.api import schemas
+from gateway.api import asked, schemas
 from gateway.api.limits import read_body
 from gateway.assembly import Gateway
-from gateway.contract.manifest import Head, HeadKind
+from gateway.contract.manifest import HeadKind
 from gateway.errors import Invalid, Malformed, TooLarge
 from gateway.settings import ServerSettings
-from gateway.types import Answer, FieldValue, Instance, Prediction, Wish
+from gateway.types import Answer, FieldValue, Instance, Prediction, Terms
 
 PATH = "/v1/predict"
 
@@ -29,8 +29,11 @@ _FIELDS = 32  # of one input; risk rules read a handful
 _ID_LENGTH = 128  # characters of a client's own id, which comes back
 _MICRO = 1_000_000  # micro-USD in a USD
 _MS = 1000.0  # milliseconds in a second
-_WISHES = {wish.value: wish for wish in Wish}
-_KEYS = frozenset({"task", "input", "inputs", "fields", "route", "probabilities"})
+_PLAIN = Terms()
+_KEYS = frozenset(
+    {"task", "input", "inputs", "fields", "route", "priority", "deadline_ms", "probabilities"}
+)
+_TERMS = frozenset({"route", "priority", "deadline_ms"})
 _INPUT_KEYS = frozenset({"text", "fields", "id"})
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 
@@ -43,7 +46,7 @@ class Question:
     instances: Sequence[Instance]
     ids: Sequence[str | None]
     single: bool
-    wish: Wish = Wish.AUTO
+    terms: Terms = _PLAIN
     probabilities: bool = False
 
 
@@ -52,7 +55,6 @@ class Predict:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._server = gateway.settings.server
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -65,21 +67,23 @@ class Predict:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
-        body = await read_body(scope, receive, limit=self._server.max_body_bytes)
-        question = parse(body, self._server)
+        limits = self._gateway.settings.server  # read each time: they may be reloaded
+        body = await read_body(scope, receive, limit=limits.max_body_bytes)
+        question = parse(body, limits, started)
         cascade = self._gateway.cascade(question.task)
         scope["state"]["task"] = cascade.task  # an error from here on is counted under its task
-        answers = await cascade.answer(question.instances, question.wish)
-        heads = cascade.student.student.task.heads
+        told = await self._gateway.answer(cascade.task, question.instances, question.terms)
+        answers = told.answers
         results = [
-            result(answer, heads, given, probabilities=question.probabilities)
+            result(answer, given, probabilities=question.probabilities)
             for answer, given in zip(answers, question.ids, strict=True)
         ]
         reply = orjson.dumps(results[0] if question.single else {"results": results})
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(reply)),
-            (b"server-timing", _server_timing(answers, time.perf_counter() - started)),
+            (b"server-timing", asked.timing(answers, started)),
+            (b"understudy-record", told.record.encode()),
         ]
         if question.single:
             headers.append((b"x-understudy-route", answers[0].route.encode()))
@@ -99,7 +103,7 @@ class PredictRoute(APIRoute):
             name="predict",
             summary="Answer one text, or several",
             response_model=schemas.Result | schemas.Results,
-            responses=schemas.problems(400, 401, 404, 408, 413, 415, 422, 429, 500, 503),
+            responses=schemas.problems(400, 401, 404, 408, 413, 415, 422, 429, 500, 503, 504),
         )
         self.app = predict
 
@@ -112,8 +116,11 @@ async def _documented(body: schemas.PredictRequest) -> None:
     """
 
 
-def parse(body: bytes, limits: ServerSettings) -> Question:
-    """A body -> what it asks. Raises Malformed, Invalid or TooLarge, naming the place."""
+def parse(body: bytes, limits: ServerSettings, now: float) -> Question:
+    """A body that came at `now` (time.perf_counter) -> what it asks.
+
+    Raises Malformed, Invalid or TooLarge, naming the place.
+    """
     try:
         content = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -125,30 +132,28 @@ def parse(body: bytes, limits: ServerSettings) -> Question:
     if ("input" in content) is ("inputs" in content):
         raise Invalid("the body needs either input or inputs", mend='send {"input": "..."}')
     task = _optional_string(content, "task")
-    wish = _WISHES.get(route) if type(route := content.get("route", "auto")) is str else None
-    if wish is None:
-        raise Invalid("route: not a route", mend=f"send one of: {', '.join(_WISHES)}")
+    terms = asked.terms(content, "", now) if content.keys() & _TERMS else _PLAIN
     probabilities = content.get("probabilities", False)
     if type(probabilities) is not bool:
         raise Invalid("probabilities: not true or false", mend="send true, or leave it out")
     if "input" in content:
-        text = _text(content["input"], "input", limits)
+        text = asked.text(content["input"], "input", limits)
         instance = Instance(text, _fields(content.get("fields"), "fields"))
-        return Question(task, (instance,), (None,), True, wish, probabilities)
+        return Question(task, (instance,), (None,), True, terms, probabilities)
     if "fields" in content:
         raise Invalid("fields: they belong to one input", mend='send inputs as {"text", "fields"}')
     instances, ids = _inputs(content["inputs"], limits)
-    return Question(task, instances, ids, False, wish, probabilities)
+    return Question(task, instances, ids, False, terms, probabilities)
 
 
 def result(
-    answer: Answer, heads: Sequence[Head], given: str | None = None, *, probabilities: bool = False
+    answer: Answer, given: str | None = None, *, probabilities: bool = False
 ) -> dict[str, Any]:
     """An answer as the client gets it; `given` is the id that the client gave its input."""
     said, cost, stages = answer.prediction, answer.cost, answer.stages
     reply: dict[str, Any] = {
         "id": answer.id,
-        "labels": said and _labels(said, heads),
+        "labels": said and labels_of(said),
         "confidence": said and {head.head: head.confidence for head in said.heads},
         "score": said and said.score,
         "route": answer.route,
@@ -163,10 +168,10 @@ def result(
             "total": _usd(cost.total),
         },
         "timing_ms": {
-            "queue": _ms(stages.queue),
-            "student": _ms(stages.student),
-            "teacher": _ms(stages.teacher),
-            "total": _ms(stages.total),
+            "queue": round(stages.queue * _MS, 3),
+            "student": round(stages.student * _MS, 3),
+            "teacher": round(stages.teacher * _MS, 3),
+            "total": round(stages.total * _MS, 3),
         },
     }
     if given is not None:
@@ -178,7 +183,7 @@ def result(
     if probabilities and said:
         reply["probabilities"] = {
             head.name: dict(zip(head.labels, part.probabilities.tolist(), strict=True))
-            for head, part in zip(heads, said.heads, strict=True)
+            for head, part in zip(said.asked, said.heads, strict=True)
         }
     return reply
 
@@ -196,28 +201,15 @@ def _inputs(values: Any, limits: ServerSettings) -> tuple[Sequence[Instance], Se
     for number, value in enumerate(values):
         place = f"inputs[{number}]"
         if type(value) is not dict:
-            instances.append(Instance(_text(value, place, limits)))
+            instances.append(Instance(asked.text(value, place, limits)))
             ids.append(None)
             continue
         if not value.keys() <= _INPUT_KEYS:
             raise _unknown(f"{place}.", value, _INPUT_KEYS)
-        text = _text(value.get("text"), f"{place}.text", limits)
+        text = asked.text(value.get("text"), f"{place}.text", limits)
         instances.append(Instance(text, _fields(value.get("fields"), f"{place}.fields")))
         ids.append(_optional_string(value, "id", f"{place}."))
     return instances, ids
-
-
-def _text(value: Any, place: str, limits: ServerSettings) -> str:
-    if type(value) is not str:
-        raise Invalid(f"{place}: not a text", mend="send a string")
-    if len(value) > limits.max_characters:
-        raise Invalid(
-            f"{place}: {len(value)} characters, {limits.max_characters} are allowed",
-            mend="send a shorter text, or raise server.max_characters",
-        )
-    if not value or value.isspace():
-        raise Invalid(f"{place}: empty", mend="send a text with something in it")
-    return value
 
 
 def _fields(value: Any, place: str) -> Mapping[str, FieldValue]:
@@ -255,10 +247,11 @@ def _unknown(place: str, content: Mapping[str, Any], known: frozenset[str]) -> I
     )
 
 
-def _labels(said: Prediction, heads: Sequence[Head]) -> dict[str, str | tuple[str, ...]]:
+def labels_of(said: Prediction) -> dict[str, str | tuple[str, ...]]:
+    """What a client gets of a prediction: a label for a choice, a list of them for flags."""
     return {
         head.name: part.labels[0] if head.kind is HeadKind.CHOICE else part.labels
-        for head, part in zip(heads, said.heads, strict=True)
+        for head, part in zip(said.asked, said.heads, strict=True)
     }
 
 
@@ -269,18 +262,3 @@ def _truncated(answer: Answer) -> bool:
 
 def _usd(micro: int | None) -> float | None:
     return None if micro is None else micro / _MICRO
-
-
-def _ms(seconds: float) -> float:
-    return round(seconds * _MS, 3)
-
-
-def _server_timing(answers: Sequence[Answer], total: float) -> bytes:
-    """Server-Timing (W3C): the longest of each stage, and the whole time in the gateway, in ms."""
-    stages = [answer.stages for answer in answers]
-    queue = _ms(max(stage.queue for stage in stages))
-    student = _ms(max(stage.student for stage in stages))
-    teacher = _ms(max(stage.teacher for stage in stages))
-    return (
-        f"queue;dur={queue}, student;dur={student}, teacher;dur={teacher}, total;dur={_ms(total)}"
-    ).encode()

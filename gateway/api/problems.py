@@ -7,22 +7,29 @@ is for the log, never for the client.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
 import orjson
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.errors import (
+    BundleError,
+    BundleMissing,
+    Conflict,
+    DeadlinePassed,
     Draining,
+    Forbidden,
     Invalid,
     Malformed,
     Overloaded,
+    RecordsUnavailable,
     RequestError,
     ServingError,
+    SettingsError,
     StudentFailed,
     TeacherError,
     TooLarge,
@@ -43,9 +50,15 @@ class UnsupportedMedia(RequestError):
 
 
 class TooSlow(RequestError):
-    """The body did not come in time."""
+    """The request did not come in time."""
 
     code = "too_slow"
+
+
+class HeadTooLarge(RequestError):
+    """The request line and headers are above a limit."""
+
+    code = "head_too_large"
 
 
 # The nearest class of an error's ancestry decides.
@@ -53,23 +66,30 @@ _TABLE: Mapping[type[Exception], tuple[int, str]] = {
     Malformed: (400, "The body is not JSON, or JSON that is refused"),
     Invalid: (422, "The body has the wrong shape, or a value is out of its limits"),
     TooLarge: (413, "The body or a list is above its limit"),
-    TooSlow: (408, "The body did not come in time"),
+    TooSlow: (408, "The request did not come in time"),
+    HeadTooLarge: (431, "The request line and headers are above a limit"),
     UnsupportedMedia: (415, "The body is not plain JSON"),
     Unauthorized: (401, "No key, or one that is not known"),
+    Forbidden: (403, "The key may not do this"),
+    Conflict: (409, "Another change is under way"),
     UnknownTask: (404, "No task of that name"),
     RequestError: (400, "The request cannot be answered"),
-    Overloaded: (429, "The queue is full"),
+    BundleMissing: (404, "No bundle of that name"),
+    BundleError: (422, "The bundle is refused"),
+    SettingsError: (422, "The settings file is refused"),
+    Overloaded: (429, "There is no room for the request now"),
+    DeadlinePassed: (504, "The deadline passed before there was an answer"),
     Draining: (503, "The gateway is shutting down"),
     StudentFailed: (503, "The student failed"),
+    RecordsUnavailable: (503, "The record of the answer is not committed"),
     ServingError: (503, "The gateway cannot answer now"),
     TeacherError: (503, "The teacher cannot answer now"),
     Exception: (500, "The gateway made a mistake"),
 }
-# Seconds. A full queue and a restart are both over within about one.
+# Seconds. A restart is over within about one; an overload says how long it will take.
 _RETRY = {"retry-after": "1"}
 _HEADERS: Mapping[int, Mapping[str, str]] = {
     401: {"www-authenticate": "Bearer"},
-    429: _RETRY,
     503: _RETRY,
 }
 
@@ -113,7 +133,10 @@ def problem_of(error: Exception) -> Problem:
             detail="something failed that should not; the log says what, under this request id",
             mend="send the request again, and report it if it fails again",
         )
-    return Problem(status, error.code, title, error.message, error.mend, _HEADERS.get(status, {}))
+    headers = _HEADERS.get(status, {})
+    if isinstance(error, Overloaded):
+        headers = {"retry-after": str(max(1, math.ceil(error.retry_after)))}
+    return Problem(status, error.code, title, error.message, error.mend, headers)
 
 
 def response(error: Exception, request_id: str) -> Response:
@@ -125,11 +148,6 @@ def response(error: Exception, request_id: str) -> Response:
         headers=dict(problem.headers),
         media_type=CONTENT_TYPE,
     )
-
-
-async def answer(request: Request, error: Exception) -> Response:
-    """What the web framework calls on an error."""
-    return response(error, request.state.request_id)
 
 
 def _of_routing(error: HTTPException) -> Problem:

@@ -7,7 +7,7 @@ test holds its replies against them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -36,6 +36,10 @@ class PredictRequest(_Part):
     inputs: list[str | Input] | None = None
     fields: dict[str, FieldValue] | None = Field(default=None, max_length=32)
     route: Wish = Wish.AUTO
+    priority: Literal["high", "normal"] = "normal"
+    deadline_ms: float | None = Field(
+        default=None, gt=0, le=3_600_000, description="an answer that comes later is of no use"
+    )
     probabilities: bool = Field(default=False, description="of every label, in the reply")
 
 
@@ -231,6 +235,7 @@ class RecordCounts(_Part):
     stored: int
     dropped: int
     waiting: int
+    degraded: bool = Field(description="the database does not take records now")
 
 
 class StatsReply(_Part):

@@ -21,6 +21,7 @@ from gateway.assembly import Gateway
 from gateway.contract.manifest import Certificate
 from gateway.routing.cascade import Cascade
 from gateway.settings import ServerSettings, Settings
+from gateway.store.writer import Account
 
 
 def router(gateway: Gateway) -> APIRouter:
@@ -46,12 +47,16 @@ def router(gateway: Gateway) -> APIRouter:
 def stats_of(gateway: Gateway) -> StatsReply:
     """The figures of a gateway, and with what each task is served."""
     shown: dict[str, Any] = gateway.figures.snapshot()
-    account = gateway.writer.records
+    writer = gateway.writer
+    account = writer.records if writer else Account(0, 0, 0)
     return StatsReply(
         uptime_s=shown["uptime_s"],
         draining=gateway.draining,
         records=RecordCounts(
-            stored=account.stored, dropped=account.dropped, waiting=account.waiting
+            stored=account.stored,
+            dropped=account.dropped,
+            waiting=account.waiting,
+            degraded=writer is not None and writer.degraded,
         ),
         tasks={
             name: TaskStats(
@@ -71,10 +76,10 @@ def serving(settings: Settings, cascade: Cascade | None) -> ServingReply | None:
     task = settings.tasks[cascade.task]
     certificate = certificate_of(cascade, task.student.operating_point)
     return ServingReply(
-        student=cascade.student.student.bundle.name,
+        student=cascade.rung.student.student.bundle.name,
         teacher=cascade.teacher.name,
         operating_point=task.student.operating_point,
-        threshold=cascade.policy.threshold,
+        threshold=cascade.rung.policy.threshold,
         certificate=CertificateReply.of(certificate) if certificate else None,
         audit_share=task.audit.share,
     )
@@ -82,15 +87,15 @@ def serving(settings: Settings, cascade: Cascade | None) -> ServingReply | None:
 
 def certificate_of(cascade: Cascade, operating_point: str) -> Certificate | None:
     """The certificate that covers the threshold in use; a lower one than its own voids it."""
-    point = cascade.student.student.bundle.manifest.operating_point(operating_point)
-    threshold = cascade.policy.threshold
+    point = cascade.rung.student.student.bundle.manifest.operating_point(operating_point)
+    threshold = cascade.rung.policy.threshold
     if point is None or point.threshold is None or threshold is None:
         return None
     return point.certificate if threshold >= point.threshold else None
 
 
 def _task(name: str, cascade: Cascade, server: ServerSettings) -> TaskReply:
-    bundle = cascade.student.student.bundle
+    bundle = cascade.rung.student.student.bundle
     return TaskReply(
         name=name,
         heads=bundle.manifest.task.heads,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
+from gateway.api.dialect import Dialects
+from gateway.api.receipt import ABANDON
 from gateway.app import Shell
 from tests.conftest import Client
 
@@ -44,7 +47,7 @@ def test_an_error_after_the_reply_has_started_is_logged_and_not_sent_again(clien
     async def receive() -> Message:
         return {"type": "http.disconnect"}
 
-    shell = Shell(client.gateway, broken, broken)
+    shell = Shell(client.gateway, broken, broken, Dialects([]))
     scope = {"type": "http", "path": "/v1/predict", "method": "POST", "headers": []}
     asyncio.run(shell(scope, receive, send))
     assert [message["type"] for message in sent] == ["http.response.start"]
@@ -62,5 +65,51 @@ def test_the_shell_hands_what_is_no_request_to_the_pages(client: Client) -> None
     async def send(_message: Message) -> None:
         """Nobody listens."""
 
-    asyncio.run(Shell(client.gateway, pages, pages)({"type": "lifespan"}, nothing, send))
+    shell = Shell(client.gateway, pages, pages, Dialects([]))
+    asyncio.run(shell({"type": "lifespan"}, nothing, send))
     assert seen == ["lifespan"]
+
+
+def test_what_waits_for_a_client_that_has_gone_is_given_up_and_counted(client: Client) -> None:
+    sent: list[Message] = []
+
+    async def forever(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        await asyncio.Event().wait()
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def work() -> None:
+        shell = Shell(client.gateway, forever, forever, Dialects([]))
+        state: dict[str, Any] = {}
+        scope = {"type": "http", "path": "/v1/predict", "method": "POST", "headers": []}
+        task = asyncio.create_task(shell(scope | {"state": state}, nobody, send))
+        while ABANDON not in state:  # noqa: ASYNC110  the task sets no event
+            await asyncio.sleep(0)
+        state[ABANDON]()
+        await task
+
+    asyncio.run(work())
+    assert sent == []
+    counted = b'understudy_requests_total{code="499",route="none",task="other"} 1.0'
+    assert counted in client.gateway.metrics.render()
+
+
+def test_a_drain_that_has_lasted_too_long_still_ends_what_runs(client: Client) -> None:
+    async def forever(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        await asyncio.Event().wait()
+
+    async def work() -> None:
+        shell = Shell(client.gateway, forever, forever, Dialects([]))
+        scope = {"type": "http", "path": "/v1/predict", "method": "POST", "headers": []}
+        task = asyncio.create_task(shell(scope, nobody, nobody))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(work())
+
+
+async def nobody(*_message: Any) -> Any:
+    """Neither sends nor reads."""

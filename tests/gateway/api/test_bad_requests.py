@@ -12,7 +12,7 @@ from starlette.types import Message
 from structlog.testing import capture_logs
 
 from gateway.api.limits import read_body
-from gateway.api.problems import TooSlow, UnsupportedMedia, problem_of
+from gateway.api.problems import UnsupportedMedia, problem_of
 from gateway.api.schemas import ProblemReply
 from gateway.errors import (
     DataError,
@@ -85,8 +85,12 @@ def test_what_is_not_strict_json_is_malformed(client: Client, body: bytes) -> No
         ({"inputs": ["a"], "fields": {}}, "fields: they belong to one input"),
         ({"input": "a", "fields": {"x": []}}, "fields.x: a list or an object"),
         ({"input": "a", "fields": {str(n): n for n in range(33)}}, "fields: 33 of them"),
-        ({"input": "a", "route": "nobody"}, "route: not a route"),
-        ({"input": "a", "route": ["teacher"]}, "route: not a route"),
+        ({"input": "a", "route": "nobody"}, "route: not one"),
+        ({"input": "a", "route": ["teacher"]}, "route: not one"),
+        ({"input": "a", "priority": "shadow"}, "priority: not one"),
+        ({"input": "a", "deadline_ms": 0}, "deadline_ms: not a time"),
+        ({"input": "a", "deadline_ms": 3_600_001}, "deadline_ms: not a time"),
+        ({"input": "a", "deadline_ms": True}, "deadline_ms: not a time"),
         ({"input": "a", "task": 5}, "task: not a name"),
         ({"input": "a", "task": ""}, "task: not a name"),
         ({"input": "a", "probabilities": 1}, "probabilities: not true or false"),
@@ -183,21 +187,21 @@ def test_a_path_or_method_that_is_not_there_is_a_problem_too(
 
 def test_a_full_queue_is_overload_and_says_when_to_come_back(serve: Opener) -> None:
     client = serve()
-    client.gateway.tasks["tickets"].student._capacity = 1  # as if others had filled the rest
+    client.gateway.tasks["tickets"].rung.student._capacity = 1  # as if others had filled the rest
     reply = client.post("/v1/predict", json={"inputs": ["a", "b"]})
     assert (reply.status_code, reply.json()["code"]) == (429, "overloaded")
     assert reply.headers["retry-after"] == "1"
 
 
 def test_a_student_that_has_closed_is_draining(client: Client) -> None:
-    client.gateway.tasks["tickets"].student.close()
+    client.gateway.tasks["tickets"].rung.student.close()
     reply = client.post("/v1/predict", json={"input": CONFIDENT})
     assert (reply.status_code, reply.json()["code"]) == (503, "draining")
     assert reply.headers["retry-after"] == "1"
 
 
 def test_a_mistake_of_ours_tells_the_client_nothing_and_the_log_everything(client: Client) -> None:
-    client.gateway.tasks["tickets"].policy = None  # type: ignore[assignment]
+    client.gateway.tasks["tickets"].rung = None  # type: ignore[assignment]
     with capture_logs() as lines:
         status, found = problem(client, {"input": CONFIDENT}, x_request_id="r-1")
     assert (status, found["code"]) == (500, "internal")
@@ -217,7 +221,7 @@ def test_a_mistake_on_another_page_is_a_bare_problem_too(client: Client) -> None
 def test_refusals_are_counted_by_status_and_task(client: Client) -> None:
     problem(client, b"{")
     problem(client, {"input": ""})
-    client.gateway.tasks["tickets"].student.close()
+    client.gateway.tasks["tickets"].rung.student.close()
     problem(client, {"input": "a"})
     shown = client.get("/metrics").text
     assert 'understudy_requests_total{code="400",route="none",task="other"} 1.0' in shown
@@ -240,15 +244,6 @@ def test_every_error_has_a_status(error: Exception, status: int, code: str) -> N
     found = problem_of(error)
     assert (found.status, found.code) == (status, code)
     assert "secret" not in found.detail
-
-
-def test_a_body_that_does_not_come_is_given_up() -> None:
-    async def never() -> Message:
-        await asyncio.Event().wait()
-        raise AssertionError
-
-    with pytest.raises(TooSlow):
-        asyncio.run(read_body({"headers": []}, never, limit=10, deadline_s=0.001))
 
 
 def test_a_client_that_leaves_half_way_is_malformed() -> None:

@@ -69,7 +69,7 @@ def test_tasks_name_heads_labels_bundle_and_limits(client: Client) -> None:
         {"name": "intent", "kind": "choice", "labels": ["refund", "fraud", "other"]},
         {"name": "flags", "kind": "flags", "labels": ["urgent", "legal"]},
     ]
-    assert task["bundle"] == client.gateway.tasks["tickets"].student.student.bundle.name
+    assert task["bundle"] == client.gateway.tasks["tickets"].rung.student.student.bundle.name
     assert (task["limits"]["max_inputs"], task["limits"]["read_tokens"]) == (256, 16)
 
 
@@ -84,7 +84,7 @@ def test_a_gateway_that_drains_is_not_ready_but_lives_and_answers(client: Client
 
 
 def test_a_gateway_whose_workers_have_ended_does_not_live(client: Client) -> None:
-    client.gateway.tasks["tickets"].student.close()
+    client.gateway.tasks["tickets"].rung.student.close()
     reply = client.get("/livez")
     assert (reply.status_code, reply.json()["code"]) == (503, "unavailable")
 

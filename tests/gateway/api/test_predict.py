@@ -194,7 +194,27 @@ def test_replies_have_the_documented_shapes(serve: Opener) -> None:
 
 
 def test_a_failing_student_is_replaced_by_the_teacher(client: Client) -> None:
-    student = client.gateway.tasks["tickets"].student.student
+    student = client.gateway.tasks["tickets"].rung.student.student
     student.encoding._tokenizer = None  # type: ignore[assignment]
     found = ask(client, input=CONFIDENT)
     assert (found["route"], found["reason"]) == ("teacher", "student_failed")
+
+
+def test_a_deadline_that_is_over_is_a_504_with_its_own_code(client: Client) -> None:
+    reply = client.post("/v1/predict", json={"input": CONFIDENT, "deadline_ms": 1e-6})
+    assert (reply.status_code, reply.json()["code"]) == (504, "deadline_passed")
+
+
+def test_priority_and_deadline_are_terms_of_an_ordinary_answer(client: Client) -> None:
+    body = {"input": CONFIDENT, "priority": "high", "deadline_ms": 60_000}
+    assert ask(client, **body)["labels"]["intent"] == "refund"
+
+
+def test_the_wait_that_is_predicted_is_in_retry_after(client: Client) -> None:
+    batcher = client.gateway.tasks["tickets"].rung.student
+    batcher._tokens, batcher._pace = 1000, 0.01  # as if 10 s of work waited
+    reply = client.post("/v1/predict", json={"input": CONFIDENT})
+    workers = len(batcher._threads)
+    assert (reply.status_code, reply.headers["retry-after"]) == (429, str(-(-10 // workers)))
+    batcher._tokens = 0
+
