@@ -1,0 +1,59 @@
+"""`understudy tune`: how the students of a settings file are best run on this host."""
+# ruff: noqa: PLC0415  imports stand inside the commands: --help then comes in a fraction of a second
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gateway.cli.terminal import AsJson, Config, print_json, print_tables, table
+from gateway.errors import DataError
+
+
+def tune(
+    config: Config = Path("understudy.yaml"),
+    texts: Annotated[
+        Path | None, typer.Option(help="One text a line, like those that will be served.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.1, help="For each way that is tried.")] = 3.0,
+    as_json: AsJson = False,
+) -> None:
+    """Measure how each student is best run here, and keep the choice for `serve`."""
+    from gateway import settings as reader
+    from gateway.contract.bundle import open_bundle
+    from gateway.students import tuning
+
+    settings = reader.load(config)
+    given = _lines(texts) if texts else []
+    found: dict[str, dict[str, Any]] = {}
+    for name, task in settings.tasks.items():
+        bundle = open_bundle(task.student.bundle)
+        samples = given or [vector.text for vector in bundle.manifest.golden.vectors]
+        choice, trials = tuning.measure(bundle, samples, seconds=seconds)
+        tuning.save(task.student.tuning, bundle, choice)
+        found[name] = {"choice": asdict(choice), "trials": [asdict(trial) for trial in trials]}
+    if as_json:
+        print_json(found)
+        return
+    for name, each in found.items():
+        rows = (trial.values() for trial in each["trials"])
+        print_tables(
+            table(f"Task {name}", "workers threads texts/s", map(list, rows)),
+            table("Chosen", "key value", each["choice"].items()),
+        )
+    kept = sorted({str(task.student.tuning) for task in settings.tasks.values()})
+    print(f"kept in {', '.join(kept)}: read at the next start, swap or reload of the student")
+    print(f"next: understudy serve --config {config}")
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = [line for line in path.read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: {error}", mend="name a text file") from error
+    if not lines:
+        raise DataError(f"{path}: no text in it", mend="write one text a line")
+    return lines
