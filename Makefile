@@ -11,11 +11,11 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint bench soak clean
+.PHONY: help demo serve test lint bench bench-serving soak load clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
-	@awk -F ':[^#]*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 demo: $(READY) ## the whole loop on synthetic tickets; ARGS="--once --json"
 	@$(BIN)/understudy demo $(ARGS)
@@ -37,7 +37,13 @@ bench: $(READY) ## the certificate's simulation, then the demo's figures as JSON
 	@$(BIN)/pytest -q -m simulation >&2
 	@$(BIN)/understudy demo --once --json $(ARGS)
 
-soak: $(READY) ## load a gateway that runs already; HOST=URL FOR=10m USERS=20 ARGS="--texts FILE"
+bench-serving: $(READY) ## next to its peers; ARGS="--bundle PATH --texts FILE --seconds N --peers a,b"
+	@$(BIN)/python -m loadtests.compare $(ARGS)
+
+soak: $(READY) ## every promise at full length, about 30 minutes; ARGS="--bundle PATH --texts FILE"
+	@$(BIN)/pytest -q -s -m soak -p no:cacheprovider $(ARGS)
+
+load: $(READY) ## load a gateway that runs already; HOST=URL FOR=10m USERS=20 ARGS="--texts FILE"
 	@$(BIN)/locust -f loadtests/locustfile.py --headless --host $(HOST) \
 		-u $(USERS) -r $(USERS) -t $(FOR) $(ARGS)
 
