@@ -27,6 +27,12 @@ class Client(TestClient):
 Opener = Callable[..., Client]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What tests under load may be given."""
+    parser.addoption("--bundle", type=Path, help="a real student, in place of a tiny one")
+    parser.addoption("--texts", type=Path, help="texts for it, one a line")
+
+
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Opener]:
     """Open a gateway; takes what `settings_file` takes. All are closed after the test."""
@@ -35,7 +41,9 @@ def serve(tmp_path: Path) -> Iterator[Opener]:
 
         def opener(**sections: object) -> Client:
             path = settings_file(tmp_path, **sections)  # type: ignore[arg-type]
-            opening = portal.wrap_async_context_manager(open_gateway(settings.load(path)))
+            opening = portal.wrap_async_context_manager(
+                open_gateway(settings.load(path), read=lambda: settings.load(path))
+            )
             gateway = stack.enter_context(opening)
             client = Client(build_app(gateway), raise_server_exceptions=False)
             client.portal, client.gateway = portal, gateway

@@ -46,6 +46,11 @@ class Process:
         self.url, self.tasks = found[1], found[2]
 
     @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
     def log(self) -> str:
         """What it has logged so far."""
         return self._log.read_text()
@@ -88,11 +93,11 @@ class Process:
         self._process.stdout.close()
         return status
 
-    def records(self) -> list[Record]:
-        """What is stored, the oldest first."""
-        engine = open_database(settings.load(self.config).records.path)
+    def records(self, most: int = 10_000) -> list[Record]:
+        """What is stored, the oldest first; no more than that of the newest."""
+        engine = open_database(settings.load(self.config).records.database)
         try:
-            return records.latest(engine, None, 10_000)[::-1]  # more than a test sends
+            return records.latest(engine, records.Selection(), most)[::-1]
         finally:
             engine.dispose()
 

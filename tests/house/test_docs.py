@@ -111,7 +111,7 @@ def test_every_metric_is_explained_with_its_labels() -> None:
         if len(row) == 4
     }
     families = vars(Metrics([TASK])._families).values()
-    labels = {family.describe()[0].name: tuple(family._labelnames) for family in families}
+    labels = {next(iter(family.describe())).name: tuple(family._labelnames) for family in families}
     labels = {name if name in told else f"{name}_total": each for name, each in labels.items()}
     followed = {
         "understudy_records_total": ("result",),

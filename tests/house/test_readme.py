@@ -22,7 +22,7 @@ from gateway.errors import RecipeError, SettingsError
 from gateway.settings import Settings
 from tests.house.pages import ROOT, page, pages
 
-_TARGET = re.compile(r"^([a-z]+):(?!=)", re.MULTILINE)
+_TARGET = re.compile(r"^([a-z-]+):(?!=)", re.MULTILINE)
 _RECIPE: dict[str, Any] = {
     "version": 1,
     "task": "tickets",
