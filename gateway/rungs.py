@@ -11,10 +11,12 @@ from gateway.contract.manifest import OperatingPoint, Task
 from gateway.errors import BundleMismatch, SettingsError
 from gateway.routing.policy import EscalationPolicy
 from gateway.routing.risk import Rule
-from gateway.settings import TaskSettings, TeacherSettings
+from gateway.settings import TaskSettings, TeacherSettings, environment_without_keys
 from gateway.students import tuning
 from gateway.students.batching import Batcher
+from gateway.students.process import ProcessWorker
 from gateway.students.student import Student
+from gateway.students.workers import ThreadWorker, Worker
 from gateway.teachers.base import Teacher
 from gateway.teachers.bundle import BundleTeacher
 from gateway.teachers.guard import Guard
@@ -34,20 +36,25 @@ def open_student(settings: TaskSettings, bundle: Bundle) -> Student:
 
 
 def open_batcher(name: str, settings: TaskSettings, student: Student, metrics: Metrics) -> Batcher:
-    """Start the threads that run a student."""
+    """Start the workers that run a student; `Batcher.ready` waits for them."""
     workers = settings.student.workers
     if workers == "auto":
         workers = tuning.load(settings.student.tuning, student.bundle).workers
     return Batcher(
         student,
-        workers=workers,
+        [_worker(f"{name}-student-{number}", settings, student) for number in range(workers)],
         max_rows=settings.student.max_batch,
         max_tokens=settings.student.max_batch_tokens,
         capacity=settings.student.queue,
         longest_wait=settings.student.max_wait_ms / 1000,
         observe=metrics.batched,
-        name=f"{name}-student",
     )
+
+
+def _worker(name: str, settings: TaskSettings, student: Student) -> Worker:
+    if settings.student.run_in == "threads":
+        return ThreadWorker(student, name=name)
+    return ProcessWorker(student, environment=environment_without_keys())
 
 
 def policy_of(name: str, settings: TaskSettings, student: Student) -> EscalationPolicy:

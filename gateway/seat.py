@@ -6,11 +6,10 @@ complete or is not: whatever is wrong with a student is raised before anybody co
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 
 from gateway.contract.bundle import Bundle, open_bundle
-from gateway.errors import BundleMissing, StudentFailed
+from gateway.errors import BundleMissing, StudentFailed, UnderstudyError
 from gateway.routing.cascade import Rung
 from gateway.rungs import open_batcher, open_student, open_teacher, policy_of
 from gateway.settings import TaskSettings
@@ -36,7 +35,7 @@ class Seat:
         """Finish what waits and end the threads; those of the teacher too, where it is told."""
         if teacher:
             await self.teacher.close()
-        await asyncio.to_thread(self.rung.student.close)
+        await self.rung.student.close()
 
 
 def first_student(settings: TaskSettings, registry: Registry, *, aside: bool) -> Student:
@@ -79,8 +78,12 @@ async def take_seat(
     policy = policy_of(task, settings, student)
     behind = teacher or open_teacher(settings.teacher, student.task)
     seat = Seat(Rung(open_batcher(task, settings, student, metrics), policy), behind)
-    (said,) = await seat.rung.student.submit(["warm up"])
-    if isinstance(said, StudentFailed):
+    try:
+        await seat.rung.student.ready()
+        (said,) = await seat.rung.student.submit(["warm up"])
+        if isinstance(said, StudentFailed):
+            raise said
+    except UnderstudyError:
         await seat.close(teacher=teacher is None)
-        raise said
+        raise
     return seat

@@ -82,6 +82,9 @@ class StudentSettings(_Part):
     threads: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         default="auto", description="of one ORT call; auto: as tuned, else 1"
     )
+    run_in: Literal["processes", "threads"] = Field(
+        default="processes", description="where its workers run"
+    )
     tuning: Path = Field(
         default=Path("understudy.tuned.json"), description="what `understudy tune` found here"
     )

@@ -39,6 +39,7 @@ _LOOK_S = 0.25  # between two looks at the deadlines: a cut comes so much late, 
 _LINGER_S = 1.0  # a client that is still sending has this long to read why it was refused
 _FIRST_WORD_S = 1.0  # on the way out: for the request of a connection accepted a moment ago
 _FRAMING = 16  # bytes around a chunk of a body: its length in hexadecimal, two line ends
+_STATUS = b"HTTP/1.1 "  # how the head of a reply begins
 _SEPARATORS = 4  # bytes of ": " and the line's end, beside a header's name and value
 # Where a connection is. Plain numbers: an Enum's members cost a tenth of a microsecond each time.
 _FRESH = 0  # accepted, nothing has come
@@ -139,8 +140,8 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the first deadline, or close at once."""
         super().connection_made(transport)
+        self._envelope = _Envelope(transport, self.loop)
         self.address = self.client[0] if self.client else ""
-        transport.set_write_buffer_limits(high=0)  # so that one byte not taken is told
         if self._door.enter(self):
             self._due = self.loop.time() + self._receipt_s
         else:
@@ -153,16 +154,6 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
         if self._answering() and (abandon := self.scope["state"].get(ABANDON)):
             abandon()
-
-    def pause_writing(self) -> None:
-        """The client does not take its reply as fast as it is written."""
-        self._send_due = self.loop.time() + self._door.limits.send_s
-        super().pause_writing()
-
-    def resume_writing(self) -> None:
-        """The client has taken all that was written."""
-        self._send_due = math.inf
-        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         """Parse a piece; refuse what is no HTTP, and a head without end."""
@@ -199,6 +190,7 @@ class Connection(HttpToolsProtocol):
         ):
             raise self._too_long()
         super().on_headers_complete()
+        self.cycle.transport = self._envelope  # type: ignore[assignment]  # all of it that uvicorn uses
         self._phase = _BODY
         self._head = 0
         self.headers = []  # of trailers: they never join the headers that the app reads
@@ -227,6 +219,7 @@ class Connection(HttpToolsProtocol):
         As in uvicorn, without its timer for each reply.
         """
         self.server_state.total_requests += 1
+        self._send_due = math.inf
         if self.transport.is_closing():
             return
         self.flow.resume_reading()
@@ -253,11 +246,16 @@ class Connection(HttpToolsProtocol):
 
     def look(self, now: float) -> None:
         """Close what is overdue."""
-        if now >= self._send_due:
+        if not self.transport.get_write_buffer_size():
+            self._send_due = math.inf
+        elif self._send_due == math.inf:
+            self._send_due = now + self._door.limits.send_s
+        elif now >= self._send_due:
             self._send_due = math.inf
             self._door.count(Cut.SEND)
             self.transport.abort()
-        elif now >= self._due:
+            return
+        if now >= self._due:
             self._overdue(now)
 
     def _rest(self) -> None:
@@ -356,6 +354,46 @@ class Connection(HttpToolsProtocol):
         else:  # to close with bytes unread would reset the connection, and lose the reply
             self.transport.write_eof()
             self._due = self.loop.time() + _LINGER_S
+
+
+class _Envelope:
+    """A transport that sends the head of a reply together with its body.
+
+    uvicorn writes them one after the other: two system calls, two packets, and a client that wakes
+    up twice. A head whose body does not follow in the same turn of the event loop goes alone.
+    """
+
+    __slots__ = ("_head", "_loop", "_transport")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._head = b""
+
+    def write(self, data: bytes) -> None:
+        """Send, or keep for what follows."""
+        if self._head:
+            self._head, data = b"", self._head + data
+            self._transport.write(data)
+        elif data.startswith(_STATUS):
+            self._head = data
+            self._loop.call_soon(self._flush)
+        else:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        """Send what is left, and close."""
+        self._flush()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        """Whether it has been closed."""
+        return self._transport.is_closing()
+
+    def _flush(self) -> None:
+        if self._head:
+            self._head, data = b"", self._head
+            self._transport.write(data)
 
 
 _CAUSES: dict[type[RequestError], Cut] = {TooSlow: Cut.RECEIPT, HeadTooLarge: Cut.HEAD}

@@ -113,7 +113,8 @@ class Student:
         self.calibration = Calibration(manifest.task, manifest.calibration)
         self._one_by_one = not manifest.graph.batch_invariant
         # Without a mask rows of one length alone share a call, so there is nothing to weigh.
-        self._call_tokens = call_tokens if self.session.masked else 0.0
+        self.threads = threads
+        self.call_tokens = call_tokens if self.session.masked else 0.0
         self._check_golden()
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
@@ -130,7 +131,7 @@ class Student:
             [len(row) for row in rows],
             max_rows=_MAX_ROWS,
             max_tokens=_MAX_TOKENS,
-            call_tokens=self._call_tokens,
+            call_tokens=self.call_tokens,
         )
         said = [self.session.run([rows[place] for place in part])[0] for part in parts]
         logits = np.empty((len(rows), said[0].shape[1]), np.float32)
@@ -142,9 +143,12 @@ class Student:
         """Answer texts, in their order. Raises StudentFailed when a number is not finite."""
         if not texts:
             return []
+        return self.interpret(*self.raw(texts))
+
+    def raw(self, texts: Sequence[str]) -> tuple[Floats, list[bool]]:
+        """Texts -> raw logits (rows, outputs), and which texts were cut."""
         encoded = self.encode(texts)
-        logits = self.logits([each.ids for each in encoded])
-        return self.interpret(logits, [each.truncated for each in encoded])
+        return self.logits([each.ids for each in encoded]), [each.truncated for each in encoded]
 
     def interpret(self, logits: Floats, truncated: Sequence[bool]) -> list[Prediction]:
         """Raw logits -> predictions, one a row."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from gateway.contract.manifest import Task
 from gateway.errors import ServingError, StudentFailed, TeacherUnavailable
 from gateway.students.batching import Batcher
 from gateway.students.student import Student
+from gateway.students.workers import ThreadWorker
 from gateway.types import Instance, Prediction
 
 
@@ -15,9 +14,8 @@ class BundleTeacher:
     """Runs a bundle on worker threads of its own, apart from the student's."""
 
     def __init__(self, student: Student, *, workers: int, capacity: int) -> None:
-        self._batcher = Batcher(
-            student, workers=workers, max_rows=4, capacity=capacity, name="teacher"
-        )
+        threads = [ThreadWorker(student, name=f"teacher-{number}") for number in range(workers)]
+        self._batcher = Batcher(student, threads, max_rows=4, capacity=capacity)
 
     @property
     def name(self) -> str:
@@ -41,4 +39,4 @@ class BundleTeacher:
 
     async def close(self) -> None:
         """Finish what waits and end the threads."""
-        await asyncio.to_thread(self._batcher.close)
+        await self._batcher.close()

@@ -1,0 +1,285 @@
+"""A student in a process of its own: its interpreter is not the event loop's, nor is its crash.
+
+    python -m gateway.students.process BUNDLE ID THREADS CALL_TOKENS
+
+reads batches of texts from the socket that is its standard input and writes logits to it, until the
+parent says no more. Two threads of one interpreter cannot both run Python: with a student in a
+thread the event loop and the student wait for each other at every call, and two cores serve hardly
+more than one. Frames are a length of four bytes and a pickle, and only pass between parent and
+child.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import pickle
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from gateway import errors
+from gateway.contract.bundle import open_bundle
+from gateway.errors import BundleError, BundleMismatch, StudentFailed
+from gateway.students.rehearsal import warm
+from gateway.students.student import Floats, Student
+from gateway.students.workers import Ran
+from gateway.types import Prediction
+
+_MODULE = "gateway.students.process"
+_LENGTH = struct.Struct("!I")
+_READ = 1 << 16  # bytes
+# A worker has a core and no more: threads beside its own would take those of the others.
+_ALONE = {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+_ENDS_S = 10.0  # seconds that a child has to end: it only has to leave its loop
+
+
+class ProcessWorker:
+    """The parent's end of a student's process. It belongs to the event loop it was made on.
+
+    `student` is the same bundle, opened here: it turns logits into predictions. `environment` is
+    that of the child.
+    """
+
+    ahead = 2  # the child goes on with the next batch while the loop is busy with this one's
+
+    def __init__(
+        self,
+        student: Student,
+        *,
+        environment: Mapping[str, str],
+    ) -> None:
+        self._student = student
+        self._loop = asyncio.get_running_loop()
+        self._ready: asyncio.Future[None] = self._loop.create_future()
+        self._sent: deque[int] = deque()  # the sizes of the batches that are out
+        ours, theirs = socket.socketpair()
+        bundle = student.bundle
+        command = [
+            _MODULE,
+            str(bundle.path),
+            bundle.id,
+            str(student.threads),
+            str(student.call_tokens),
+        ]
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603  our own module
+                [sys.executable, "-m", *command],
+                stdin=theirs.fileno(),  # a socket has both directions
+                stdout=subprocess.DEVNULL,
+                env={**environment, **_ALONE},
+            )
+        self._line = _Line(self._heard, self._lost)
+        self._begun = self._loop.create_task(self._loop.connect_accepted_socket(self._given, ours))
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process.poll() is None
+
+    def follow(self, ran: Callable[[Ran], None], ended: Callable[[], None]) -> None:
+        """Say who is told of each batch and of the end."""
+        self._ran, self._ended = ran, ended
+
+    async def ready(self) -> None:
+        """Wait until the child has opened the bundle. Raises what it raised."""
+        await self._begun
+        await self._ready
+
+    def send(self, texts: Sequence[str]) -> None:
+        """Run these texts next."""
+        self._sent.append(len(texts))
+        self._line.say(list(texts))
+
+    async def close(self) -> None:
+        """Let the child end, and see that it does."""
+        await self._begun
+        self._line.end()
+        await asyncio.to_thread(self._wait)
+
+    def _given(self) -> _Line:
+        return self._line
+
+    def _wait(self) -> None:
+        try:
+            self._process.wait(_ENDS_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _heard(self, frame: Any) -> None:
+        if self._ready.done():
+            self._ran(self._read(frame))
+        elif frame is None:
+            self._ready.set_result(None)
+        else:
+            self._ready.set_exception(_raised(frame))
+
+    def _read(self, frame: Any) -> Ran:
+        logits, truncated, failures, started, ended = frame
+        self._sent.popleft()
+        said: Sequence[Prediction | Exception] | None = None
+        if not failures:
+            with contextlib.suppress(StudentFailed):  # of some row: the others are not to suffer
+                said = self._student.interpret(logits, truncated)
+        if said is None:
+            said = [
+                self._one(logits[place], failures.get(place), truncated=cut)
+                for place, cut in enumerate(truncated)
+            ]
+        return Ran(said, started, ended)
+
+    def _one(
+        self, logits: Floats, failure: str | None, *, truncated: bool
+    ) -> Prediction | Exception:
+        if failure is not None:
+            return StudentFailed(f"the student failed: {failure}")
+        try:
+            return self._student.interpret(logits[np.newaxis], [truncated])[0]
+        except StudentFailed as error:
+            return error
+
+    def _lost(self) -> None:
+        """The child has ended: what was out comes back as failed."""
+        failed = StudentFailed("the student's process has ended", mend="send the request again")
+        if not self._ready.done():
+            self._ready.set_exception(failed)
+            self._ready.exception()  # looked at: nobody may be waiting
+        now = time.perf_counter()
+        while self._sent:
+            self._ran(Ran([failed] * self._sent.popleft(), now, now))
+        self._ended()
+
+
+class _Line(asyncio.Protocol):
+    """Frames over a socket, on the event loop."""
+
+    def __init__(self, heard: Callable[[Any], None], lost: Callable[[], None]) -> None:
+        self._heard = heard
+        self._lost = lost
+        self._buffer = bytearray()
+        self._early: list[bytes] = []  # said before the line was there
+        self._transport: asyncio.Transport | None = None
+
+    def say(self, content: object) -> None:
+        """Send a frame; never waits."""
+        frame = _framed(content)
+        if self._transport is None:
+            self._early.append(frame)
+        else:
+            self._transport.write(frame)
+
+    def end(self) -> None:
+        """Send no more: the child reads the end of its input, and leaves."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write_eof()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The line is there."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.writelines(self._early)
+
+    def data_received(self, data: bytes) -> None:
+        """A piece of a frame, or several frames."""
+        buffer = self._buffer
+        buffer += data
+        while len(buffer) >= _LENGTH.size:
+            (size,) = _LENGTH.unpack_from(buffer)
+            end = _LENGTH.size + size
+            if len(buffer) < end:
+                return
+            frame = pickle.loads(bytes(buffer[_LENGTH.size : end]))  # noqa: S301  our own child's
+            del buffer[:end]
+            self._heard(frame)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        """The child has closed its end."""
+        self._lost()
+
+
+def _raised(frame: Mapping[str, str]) -> Exception:
+    kind = getattr(errors, frame["kind"], BundleMismatch)
+    error: Exception = kind(frame["message"], mend=frame["mend"])
+    return error
+
+
+def _framed(content: object) -> bytes:
+    body = pickle.dumps(content, pickle.HIGHEST_PROTOCOL)
+    return _LENGTH.pack(len(body)) + body
+
+
+def work(
+    line: socket.socket, folder: Path, identity: str, threads: int, call_tokens: float
+) -> None:
+    """The child: open the bundle, say so, answer batches until the parent says no more."""
+    try:
+        student = _opened(folder, identity, threads, call_tokens)
+    except BundleError as error:
+        told = {"kind": type(error).__name__, "message": error.message, "mend": error.mend}
+        line.sendall(_framed(told))
+        return
+    line.sendall(_framed(None))
+    with line.makefile("rb", _READ) as reader:
+        while head := reader.read(_LENGTH.size):
+            texts = pickle.loads(reader.read(*_LENGTH.unpack(head)))  # noqa: S301  our parent's
+            line.sendall(_framed(_answer(student, texts)))
+
+
+def _opened(folder: Path, identity: str, threads: int, call_tokens: float) -> Student:
+    bundle = open_bundle(folder)
+    if bundle.id != identity:
+        raise BundleMismatch(
+            f"{folder} holds another bundle than a moment ago", mend="swap to it by its name"
+        )
+    student = Student(bundle, threads=threads, call_tokens=call_tokens)
+    warm(student)
+    return student
+
+
+def _answer(
+    student: Student, texts: list[str]
+) -> tuple[Floats, list[bool], dict[int, str], float, float]:
+    """Logits and cuts of each text; a text that the model fails on has a row of zeros, and why."""
+    started = time.perf_counter()
+    failures: dict[int, str] = {}
+    try:
+        logits, truncated = student.raw(texts)
+    except Exception:  # noqa: BLE001  found below
+        logits, truncated = _singly(student, texts, failures)
+    return logits, truncated, failures, started, time.perf_counter()
+
+
+def _singly(
+    student: Student, texts: list[str], failures: dict[int, str]
+) -> tuple[Floats, list[bool]]:
+    outputs = student.task.slices()[-1].stop
+    logits = np.zeros((len(texts), outputs), np.float32)
+    truncated = [False] * len(texts)
+    for place, text in enumerate(texts):
+        try:
+            row, (truncated[place],) = student.raw([text])
+            logits[place] = row[0]
+        except Exception as error:  # noqa: BLE001  the process must outlive a bad text
+            failures[place] = f"{type(error).__name__}: {error}"
+    return logits, truncated
+
+
+def _main(arguments: Sequence[str]) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # they are for the parent, who then ends our input
+    folder, identity, threads, call_tokens = arguments
+    with socket.socket(fileno=0) as line:
+        work(line, Path(folder), identity, int(threads), float(call_tokens))
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1:])
