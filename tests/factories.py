@@ -142,15 +142,21 @@ def settings_file(
     student: Path | None = None,
     teacher: Mapping[str, Any] | None = None,
     policy: Mapping[str, Any] | None = None,
+    run_in: Literal["processes", "threads"] = "threads",
     **sections: Any,
 ) -> Path:
     """Write an understudy.yaml for one task, `tickets`, and return its path.
 
-    Without `student` a tiny bundle is made beside it; without `teacher` a script says "other".
+    Without `student` a tiny bundle is made beside it; without `teacher` a script says "other". A
+    student in threads starts at once; one in a process takes half a second.
     `sections` are further keys of the document; "tickets" adds to those of the task.
     """
     task: dict[str, dict[str, Any]] = {
-        "student": {"bundle": str(student or tiny_bundle(folder / "bundles")), "workers": 1},
+        "student": {
+            "bundle": str(student or tiny_bundle(folder / "bundles")),
+            "workers": 1,
+            "run_in": run_in,
+        },
         "teacher": dict(teacher or {"scripted": {"labels": {"intent": "other"}}}),
         "policy": dict(policy or {}),
         "audit": {"share": 0.0},

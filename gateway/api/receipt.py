@@ -23,7 +23,11 @@ from typing import Any
 
 import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 from uvicorn.server import ServerState
 
 from gateway.api import problems
@@ -39,7 +43,8 @@ _LOOK_S = 0.25  # between two looks at the deadlines: a cut comes so much late, 
 _LINGER_S = 1.0  # a client that is still sending has this long to read why it was refused
 _FIRST_WORD_S = 1.0  # on the way out: for the request of a connection accepted a moment ago
 _FRAMING = 16  # bytes around a chunk of a body: its length in hexadecimal, two line ends
-_STATUS = b"HTTP/1.1 "  # how the head of a reply begins
+_END = b"\r\n"  # of a header, and of the head
+_FRAMING_HEADERS = frozenset({b"connection", b"transfer-encoding"})
 _SEPARATORS = 4  # bytes of ": " and the line's end, beside a header's name and value
 # Where a connection is. Plain numbers: an Enum's members cost a tenth of a microsecond each time.
 _FRESH = 0  # accepted, nothing has come
@@ -140,7 +145,6 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the first deadline, or close at once."""
         super().connection_made(transport)
-        self._envelope = _Envelope(transport, self.loop)
         self.address = self.client[0] if self.client else ""
         if self._door.enter(self):
             self._due = self.loop.time() + self._receipt_s
@@ -190,7 +194,7 @@ class Connection(HttpToolsProtocol):
         ):
             raise self._too_long()
         super().on_headers_complete()
-        self.cycle.transport = self._envelope  # type: ignore[assignment]  # all of it that uvicorn uses
+        self.cycle.__class__ = _Exchange
         self._phase = _BODY
         self._head = 0
         self.headers = []  # of trailers: they never join the headers that the app reads
@@ -356,44 +360,58 @@ class Connection(HttpToolsProtocol):
             self._due = self.loop.time() + _LINGER_S
 
 
-class _Envelope:
-    """A transport that sends the head of a reply together with its body.
+class _Exchange(RequestResponseCycle):
+    """uvicorn's request and reply; a reply that is whole goes out as one write.
 
-    uvicorn writes them one after the other: two system calls, two packets, and a client that wakes
-    up twice. A head whose body does not follow in the same turn of the event loop goes alone.
+    uvicorn writes head and body one after the other: two system calls, two packets, and a client
+    that wakes up twice. Whatever is not plain and whole is left to uvicorn.
     """
 
-    __slots__ = ("_head", "_loop", "_transport")
+    _start: Any = None  # the head, until its body comes
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
-        self._loop = loop
-        self._head = b""
+    async def send(self, message: Any) -> None:
+        """Keep the head for its body; send both, or hand both on."""
+        if message["type"] == "http.response.start" and self._start is None:
+            self._start = message
+            return
+        start, self._start = self._start, None
+        if start is not None:
+            if reply := self._whole(start, message):
+                self.transport.write(reply)
+                self.response_started = self.response_complete = True
+                self.message_event.set()
+                self.on_response()
+                return
+            await super().send(start)
+        await super().send(message)
 
-    def write(self, data: bytes) -> None:
-        """Send, or keep for what follows."""
-        if self._head:
-            self._head, data = b"", self._head + data
-            self._transport.write(data)
-        elif data.startswith(_STATUS):
-            self._head = data
-            self._loop.call_soon(self._flush)
-        else:
-            self._transport.write(data)
-
-    def close(self) -> None:
-        """Send what is left, and close."""
-        self._flush()
-        self._transport.close()
-
-    def is_closing(self) -> bool:
-        """Whether it has been closed."""
-        return self._transport.is_closing()
-
-    def _flush(self) -> None:
-        if self._head:
-            self._head, data = b"", self._head
-            self._transport.write(data)
+    def _whole(self, start: Any, message: Any) -> bytes | None:
+        """The reply as it is on the wire; None: let uvicorn see to it."""
+        body = message.get("body", b"")
+        if (
+            message.get("more_body")
+            or self.response_started
+            or self.disconnected
+            or self.flow.write_paused
+            or not self.keep_alive
+            or self.scope["method"] == "HEAD"
+        ):
+            return None
+        headers = [*self.default_headers, *start["headers"]]
+        lines = [STATUS_LINE[start["status"]]]
+        length = None
+        for name, value in headers:
+            if name == b"content-length":
+                length = int(value)
+            elif name in _FRAMING_HEADERS:
+                return None
+            lines += (name, b": ", value, _END)
+        lines.append(_END)
+        head = b"".join(lines)
+        # A line end inside a header would begin another one, or the body.
+        ends = len(headers) + 2
+        plain = head.count(b"\n") == ends and head.count(b"\r") == ends
+        return head + body if plain and length == len(body) else None
 
 
 _CAUSES: dict[type[RequestError], Cut] = {TooSlow: Cut.RECEIPT, HeadTooLarge: Cut.HEAD}

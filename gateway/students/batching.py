@@ -87,6 +87,7 @@ class Batcher:
         observe: Callable[[int, float], None] | None = None,
     ) -> None:
         self.student = student
+        self._longest = student.bundle.manifest.limits.max_tokens
         self._max_rows = max_rows
         self._max_tokens = max_tokens
         self._capacity = capacity
@@ -144,7 +145,7 @@ class Batcher:
         self._admit(job, terms.priority)
         self._queues[terms.priority].append(job)
         self._rows += job.left
-        self._tokens += sum(map(_tokens, texts))
+        self._tokens += sum(map(self._tokens_of, texts))
         self._feed()
         return job.future
 
@@ -205,9 +206,13 @@ class Batcher:
                     queue.append(job)
         return batch
 
+    def _tokens_of(self, text: str) -> int:
+        """About as many as are run: English has some four characters a token, the rest is cut."""
+        return min(3 + len(text) // 4, self._longest)
+
     def _leaves(self, text: str) -> int:
         """A text no longer waits; returns its tokens."""
-        tokens = _tokens(text)
+        tokens = self._tokens_of(text)
         self._rows -= 1
         self._tokens -= tokens
         return tokens
@@ -223,6 +228,9 @@ class Batcher:
         """A worker has run its batch: give it the next, then hand out the results."""
         batch = place.batches.popleft()
         self._feed()
+        self._hand_out(batch, ran)
+
+    def _hand_out(self, batch: list[_Entry], ran: Ran) -> None:
         taken = ran.ended - ran.started
         share = taken / len(batch)
         for (job, number), outcome in zip(batch, ran.outcomes, strict=True):
@@ -233,15 +241,21 @@ class Batcher:
             job.left -= 1
             if not job.left and not job.future.done():
                 job.future.set_result(cast("list[Timed | StudentFailed]", job.results))
-        pace = taken / sum(_tokens(job.texts[number]) for job, number in batch)
-        self._pace = pace if not self._pace else self._pace + _MEMORY * (pace - self._pace)
+        pace = taken / sum(self._tokens_of(job.texts[number]) for job, number in batch)
+        if taken:  # a batch that was lost took no time, and says nothing of the next
+            self._pace = pace if not self._pace else self._pace + _MEMORY * (pace - self._pace)
         self._finish()
         if self._observe is not None:  # last: whatever it does, the callers have their answers
             self._observe(len(batch), taken)
 
     def _lost(self, place: _Place) -> None:
-        """A worker has ended. When it was the last, nobody who waits will be answered."""
+        """A worker has ended: its batches have failed. After the last one nobody is answered."""
         place.open = False
+        failed = StudentFailed("the worker ended while it ran this text", mend="send it again")
+        now = time.perf_counter()
+        while place.batches:
+            batch = place.batches.popleft()
+            self._hand_out(batch, Ran([failed] * len(batch), now, now))
         if any(each.open for each in self._places):
             return
         self._refusal = self._refusal or ServingError(
@@ -272,11 +286,6 @@ class _Place:
         self.worker = worker
         self.batches: deque[list[_Entry]] = deque()
         self.open = True
-
-
-def _tokens(text: str) -> int:
-    """About as many as the tokenizer will find: English has some four characters a token."""
-    return 3 + len(text) // 4
 
 
 def _too_late() -> DeadlinePassed:

@@ -20,7 +20,6 @@ import struct
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -61,7 +60,6 @@ class ProcessWorker:
         self._student = student
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[None] = self._loop.create_future()
-        self._sent: deque[int] = deque()  # the sizes of the batches that are out
         ours, theirs = socket.socketpair()
         bundle = student.bundle
         command = [
@@ -73,7 +71,7 @@ class ProcessWorker:
         ]
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603  our own module
-                [sys.executable, "-m", *command],
+                [sys.executable, "-P", "-m", *command],  # nothing of the working folder
                 stdin=theirs.fileno(),  # a socket has both directions
                 stdout=subprocess.DEVNULL,
                 env={**environment, **_ALONE},
@@ -97,7 +95,6 @@ class ProcessWorker:
 
     def send(self, texts: Sequence[str]) -> None:
         """Run these texts next."""
-        self._sent.append(len(texts))
         self._line.say(list(texts))
 
     async def close(self) -> None:
@@ -122,14 +119,13 @@ class ProcessWorker:
         elif frame is None:
             self._ready.set_result(None)
         else:
-            self._ready.set_exception(_raised(frame))
+            self._fail(_raised(frame))
 
     def _read(self, frame: Any) -> Ran:
         logits, truncated, failures, started, ended = frame
-        self._sent.popleft()
         said: Sequence[Prediction | Exception] | None = None
         if not failures:
-            with contextlib.suppress(StudentFailed):  # of some row: the others are not to suffer
+            with contextlib.suppress(Exception):  # of some row: the others are not to suffer
                 said = self._student.interpret(logits, truncated)
         if said is None:
             said = [
@@ -145,19 +141,19 @@ class ProcessWorker:
             return StudentFailed(f"the student failed: {failure}")
         try:
             return self._student.interpret(logits[np.newaxis], [truncated])[0]
-        except StudentFailed as error:
+        except Exception as error:  # noqa: BLE001  the loop must outlive a bad row
             return error
 
     def _lost(self) -> None:
-        """The child has ended: what was out comes back as failed."""
-        failed = StudentFailed("the student's process has ended", mend="send the request again")
-        if not self._ready.done():
-            self._ready.set_exception(failed)
-            self._ready.exception()  # looked at: nobody may be waiting
-        now = time.perf_counter()
-        while self._sent:
-            self._ran(Ran([failed] * self._sent.popleft(), now, now))
+        """The child has ended."""
+        self._fail(StudentFailed("the student's process ended as it began", mend="see the log"))
         self._ended()
+
+    def _fail(self, error: Exception) -> None:
+        """It will not be ready."""
+        if not self._ready.done():
+            self._ready.set_exception(error)
+            self._ready.exception()  # looked at: who waits for another worker may never ask
 
 
 class _Line(asyncio.Protocol):
@@ -274,8 +270,8 @@ def _singly(
 
 
 def _main(arguments: Sequence[str]) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # they are for the parent, who then ends our input
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # they are for the parent, who ends our input in time
     folder, identity, threads, call_tokens = arguments
     with socket.socket(fileno=0) as line:
         work(line, Path(folder), identity, int(threads), float(call_tokens))

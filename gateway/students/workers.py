@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Protocol
 
-from gateway.errors import StudentFailed
 from gateway.students.student import Student
 from gateway.types import Prediction
 
@@ -42,7 +41,10 @@ class Worker(Protocol):
         """Whether it can still run anything."""
 
     def follow(self, ran: Callable[[Ran], None], ended: Callable[[], None]) -> None:
-        """Say who is told, on the event loop, of each batch and of the end."""
+        """Say who is told, on the event loop, of each batch and of the end.
+
+        A batch that is out when the worker ends is told of no more.
+        """
 
     async def ready(self) -> None:
         """Wait until it can answer. Raises what kept it from opening the student."""
@@ -100,12 +102,8 @@ class ThreadWorker:
 
     def _run(self, texts: Sequence[str]) -> None:
         started = time.perf_counter()
-        ended = StudentFailed("the worker ended while it ran this text", mend="send it again")
-        outcomes: Sequence[Prediction | Exception] = [ended] * len(texts)
-        try:
-            outcomes = outcomes_of(self._student.predict, texts)
-        finally:  # a worker that dies does not take its callers with it
-            self._tell(self._ran, Ran(outcomes, started, time.perf_counter()))
+        outcomes = outcomes_of(self._student.predict, texts)
+        self._tell(self._ran, Ran(outcomes, started, time.perf_counter()))
 
     def _tell(self, told: Callable[..., None], *what: Ran) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits

@@ -1,9 +1,9 @@
 """The one model that every peer serves: a bundle's graph and tokenizer, texts in, labels out.
 
 It needs numpy, onnxruntime and tokenizers alone, because each peer runs in an environment of its
-own, without Understudy. It asks the graph for its inputs, and runs a graph whose answers depend on
-the batch one text at a time, as Understudy does: nobody may win by other answers. It verifies no
-hashes and knows no thresholds.
+own, without Understudy. It asks the graph for its inputs. As Understudy does, it runs only rows of
+one length together where the graph has no attention mask, and one row at a time where answers
+depend on the batch: nobody may win by other answers. It verifies no hashes and knows no thresholds.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ WORKERS = "STUDENT_WORKERS"  # and the number of processes that shall run the mo
 Answer = dict[str, Any]  # {"labels": {head: label or list of labels}, "score": probability}
 Floats = NDArray[np.float32]
 
+_IDS = "input_ids"
+_MASK = "attention_mask"
 _INTEGERS = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
 
 
@@ -50,6 +53,7 @@ class Model:
             str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"]
         )
         self._inputs = {each.name: _INTEGERS[each.type] for each in self._session.get_inputs()}
+        self._masked = _MASK in self._inputs
         self.answer(["warm up"])
 
     @classmethod
@@ -61,22 +65,30 @@ class Model:
         """One answer a text, in their order."""
         cut = [text[: self._characters] for text in texts]
         rows = [piece.ids for piece in self._tokenizer.encode_batch_fast(cut)]
-        if self._one_by_one and len(rows) > 1:
-            logits = np.concatenate([self._run([row]) for row in rows])
-        else:
-            logits = self._run(rows)
-        return self._read(logits)
+        return self._read(self._logits(rows))
+
+    def _logits(self, rows: Sequence[Sequence[int]]) -> Floats:
+        """One row of logits a row of token ids, in their order."""
+        if len(rows) > 1 and self._one_by_one:
+            return np.concatenate([self._run([row]) for row in rows])
+        if self._masked or len(rows) == 1:
+            return self._run(rows)
+        order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
+        groups = groupby(order, key=lambda place: len(rows[place]))
+        said = [self._run([rows[place] for place in same]) for _, same in groups]
+        back = np.argsort(order)
+        return np.concatenate(said)[back]
 
     def _run(self, rows: Sequence[Sequence[int]]) -> Floats:
-        """Rows of token ids, padded to the longest -> logits."""
-        width = max(map(len, rows))
-        ids = np.zeros((len(rows), width), np.int64)
-        mask = np.zeros((len(rows), width), np.int64)
-        for place, row in enumerate(rows):
-            ids[place, : len(row)] = row
-            mask[place, : len(row)] = 1
-        given = {"input_ids": ids, "attention_mask": mask}
-        feed = {name: given[name].astype(kind, copy=False) for name, kind in self._inputs.items()}
+        """One call. Rows of several lengths are padded to the longest, which takes a mask."""
+        if not self._masked:
+            feed = {_IDS: np.array(rows, self._inputs[_IDS])}
+        else:
+            shape = (len(rows), max(map(len, rows)))
+            feed = {name: np.zeros(shape, kind) for name, kind in self._inputs.items()}
+            for place, row in enumerate(rows):
+                feed[_IDS][place, : len(row)] = row
+                feed[_MASK][place, : len(row)] = 1
         logits: Floats = self._session.run(["logits"], feed)[0]
         return logits
 

@@ -8,7 +8,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import urllib.request
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 
+from exporters.unmasked import unmask
+from exporters.wiring import drop_unused
+from gateway.contract.bundle import MODEL, entries, open_bundle, write
 from gateway.errors import DataError, StageFailed
 from loadtests.compare import __main__ as program
 from loadtests.compare import contestants, report
@@ -32,6 +36,15 @@ from loadtests.compare.tree import Tree
 from tests.factories import CONFIDENT, UNSURE, tiny_bundle
 
 _TEXTS = [CONFIDENT, UNSURE, "fraud", "my lawyer says urgent fraud", "hello"]
+_SAYS: list[tuple[str, dict[str, Any]]] = [
+    ("refund", {"intent": "refund", "flags": []}),
+    ("fraud", {"intent": "fraud", "flags": []}),
+    ("urgent", {"intent": "other", "flags": ["urgent"]}),
+    ("lawyer", {"intent": "other", "flags": ["legal"]}),
+]
+# 32 texts of 1 to 13 words, short and long in turn, and what is said about each.
+_MANY = ["hello " * (place % 13) + _SAYS[place % 4][0] for place in range(32)]
+_MANY_LABELS = [_SAYS[place % 4][1] for place in range(32)]
 _LONG = "refund " * 20  # more words than the tiny student reads
 
 
@@ -54,6 +67,30 @@ def _command(*words: str) -> Callable[[Path, int, int, Path], Launch]:
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_bundle(tmp_path_factory.mktemp("bundles"))
+
+
+@pytest.fixture(scope="module")
+def unmasked(bundle: Path) -> Path:
+    """The same student without a mask, to which a padded text says fraud."""
+    opened = open_bundle(bundle)
+    proto = onnx.shape_inference.infer_shapes(onnx.load_from_string(opened.model))
+    assert unmask(proto)
+    drop_unused(proto)
+    (table,) = [each for each in proto.graph.initializer if each.name == "table"]
+    rows = numpy_helper.to_array(table).copy()
+    rows[0] = rows[3]  # ids 0 and 3 are [PAD] and "fraud"
+    table.CopyFrom(numpy_helper.from_array(rows, "table"))
+    files = {each.name: (bundle / each.name).read_bytes() for each in opened.manifest.files}
+    files[MODEL] = proto.SerializeToString()
+    manifest = opened.manifest.model_copy(update={"files": entries(files)})
+    return write(manifest, files, bundle.parent)
+
+
+@pytest.fixture(params=["bundle", "unmasked"])
+def either(request: pytest.FixtureRequest) -> Path:
+    """A student with a mask, and one without."""
+    folder: Path = request.getfixturevalue(request.param)
+    return folder
 
 
 @pytest.mark.acceptance
@@ -99,6 +136,16 @@ def test_a_peer_answers_like_the_student_and_is_ended_with_all_its_processes(
     assert (system.failure, system.steady) == ("", ())
     assert all(each.equal == each.answered == each.asked for each in system.agreement)
     assert len(found.ceilings) == 2
+
+
+@pytest.mark.acceptance
+def test_a_peer_answers_many_texts_of_one_request_rightly(either: Path) -> None:
+    with serving(Contestant("naive", "", PLAIN, _naive), either, 1) as server:
+        headers = {"content-type": "application/json"}
+        body = PLAIN.body(_MANY)
+        request = urllib.request.Request(server.url, body, headers)  # noqa: S310  http, our own
+        with urllib.request.urlopen(request, timeout=10) as reply:  # noqa: S310
+            assert PLAIN.labels(json.load(reply)) == _MANY_LABELS
 
 
 def test_a_peer_that_cannot_serve_is_a_line_in_the_table(bundle: Path) -> None:
@@ -154,13 +201,38 @@ def test_a_peer_is_started_on_the_port_and_with_the_bundle_that_it_is_given(
     assert not any("{" in value for value in given)
 
 
-def test_the_peers_model_says_what_the_student_says(bundle: Path) -> None:
-    bench = Bench(bundle, _TEXTS, threads=1)
-    model = Model(bundle)
-    assert [answer["labels"] for answer in model.answer(_TEXTS)] == bench.labels()
+def test_the_peers_model_says_what_the_student_says(either: Path) -> None:
+    bench = Bench(either, [*_TEXTS, *_MANY], threads=1)
+    model = Model(either)
+    assert [answer["labels"] for answer in model.answer(bench.texts)] == bench.labels()
     assert bench.labels()[3] == {"intent": "fraud", "flags": ["urgent", "legal"]}
+    assert bench.labels()[5:] == _MANY_LABELS
     scores = [answer["score"] for answer in model.answer([CONFIDENT, UNSURE])]
     assert scores == pytest.approx([0.997, 0.62], abs=0.005)  # as tests/factories.py works out
+
+
+class _Calls(Model):
+    """Notes how long the rows of each call are."""
+
+    def __init__(self, folder: Path) -> None:
+        self.lengths: list[list[int]] = []
+        super().__init__(folder)
+
+    def _run(self, rows: Sequence[Sequence[int]]) -> Any:
+        self.lengths.append(list(map(len, rows)))
+        return super()._run(rows)
+
+
+def test_the_peers_model_pads_with_a_mask_and_without_one_runs_each_length_by_itself(
+    bundle: Path, unmasked: Path
+) -> None:
+    texts = ["urgent urgent refund", "fraud", "my lawyer", "refund", "hello"]
+    expected = {bundle: [[3, 1, 2, 1, 1]], unmasked: [[1, 1, 1], [2], [3]]}
+    for folder, calls in expected.items():
+        model = _Calls(folder)
+        model.lengths.clear()  # of the warm-up
+        model.answer(texts)
+        assert model.lengths == calls
 
 
 def test_the_peers_model_runs_a_graph_of_its_own_inputs_one_text_at_a_time(

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import uvicorn
@@ -17,7 +18,7 @@ from uvicorn.server import ServerState
 
 from gateway.api.limits import read_body
 from gateway.api.problems import TooSlow
-from gateway.api.receipt import ABANDON, PATIENCE, Door
+from gateway.api.receipt import ABANDON, PATIENCE, Connection, Door
 from gateway.errors import Malformed
 from gateway.settings import ServerSettings
 
@@ -40,6 +41,7 @@ class Place:
     may_answer: asyncio.Event
     errors: list[Exception] = field(default_factory=list)
     abandoned: list[str] = field(default_factory=list)
+    told: tuple[list[tuple[bytes, bytes]], bytes] = ([], b"")
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,6 +57,7 @@ class Place:
             scope["state"][PATIENCE] = 60.0
         if path == "/eager":
             await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"so far", "more_body": True})
         try:
             if path != "/rude":
                 body = await read_body(scope, receive, limit=1000)
@@ -65,6 +68,8 @@ class Place:
         if path == "/large":
             body = bytes(LARGE)
         headers = [(b"content-length", b"%d" % len(body))]
+        if path == "/told":
+            headers, body = self.told
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
@@ -98,6 +103,22 @@ class Visit:
             return await self._reader.read()
         except ConnectionResetError:
             return b""
+
+
+class Recorder:
+    """A transport that notes what is written."""
+
+    def __init__(self, transport: asyncio.Transport, written: list[bytes]) -> None:
+        self._transport = transport
+        self._written = written
+
+    def write(self, data: bytes) -> None:
+        """Note it, and write it."""
+        self._written.append(data)
+        self._transport.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 @asynccontextmanager
@@ -586,6 +607,43 @@ def test_a_reply_that_has_begun_is_broken_off_when_its_request_never_ends() -> N
         assert b"200 OK" in await visit.rest()
 
     assert run(scene, receipt_s=SHORT).cuts == {"receipt": 1}
+
+
+def test_a_whole_reply_is_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[bytes] = []
+
+    async def scene(place: Place, visit: Visit) -> None:
+        (connection,) = place.state.connections
+        assert isinstance(connection, Connection)
+        transport = connection.transport
+        monkeypatch.setattr(connection, "transport", Recorder(transport, written))
+        visit.say(HELLO)
+        assert (await visit.hear())[2] == b"hello"
+
+    run(scene)
+    assert len(written) == 1
+    assert written[0].endswith(b"\r\n\r\nhello")
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        ([(b"content-length", b"4")], b"hello"),  # not what it says
+        ([(b"content-length", b"5"), (b"x", b"a\r\nset-cookie: b")], b"hello"),
+        ([(b"content-length", b"5"), (b"x", b"a\nb")], b"hello"),
+    ],
+)
+def test_a_reply_that_is_not_sound_is_never_written_as_it_is(
+    headers: list[tuple[bytes, bytes]], body: bytes
+) -> None:
+    async def scene(place: Place, visit: Visit) -> None:
+        place.told = (headers, body)
+        visit.say(POST.replace(b"/echo", b"/told") + b"content-length: 0\r\n\r\n")
+        said = await visit.rest()
+        assert b"set-cookie" not in said
+        assert b"a\nb" not in said
+
+    run(scene)
 
 
 def test_no_timer_is_left_when_everybody_has_gone() -> None:
