@@ -16,6 +16,7 @@ from exporters.wiring import put, weights
 from gateway.students.student import INPUTS
 
 _IDS, _MASK = INPUTS
+_TOKENS = 1  # the axis of the tokens, in ids, mask and states
 _ARITHMETIC: dict[str, Callable[[float, float], float]] = {
     "Add": operator.add,
     "Sub": operator.sub,
@@ -53,7 +54,7 @@ class _Followed:
     def __init__(self, proto: ModelProto) -> None:
         self.nodes: list[NodeProto] = []
         self._values = {_MASK: 1.0}  # tensors that hold one number everywhere
-        self._counts: dict[str, list[int]] = {}  # sums of ones -> the axes that were summed
+        self._counts: set[str] = set()  # sums of ones over the tokens
         self._same: dict[str, str] = {}  # values that are another value, unchanged
         self._weights = weights(proto)
         self._outputs = {each.name for each in proto.graph.output}
@@ -81,8 +82,8 @@ class _Followed:
             self.nodes.append(node)
         elif node.op_type in {"Cast", "Unsqueeze"} and first in self._values:
             self._values[out] = self._values[first]
-        elif node.op_type == "ReduceSum" and self._values.get(first) == 1.0:
-            self._counts[out] = self._axes(node)
+        elif self._sums_tokens(node) and self._values.get(first) == 1.0:
+            self._counts.add(out)
         else:
             return False
         return True
@@ -113,10 +114,9 @@ class _Followed:
         return True
 
     def _mean(self, node: NodeProto) -> bool:
-        """A sum, divided by the number of what was summed."""
+        """A sum over the tokens, divided by their number."""
         total = next((each for each in self.nodes if node.input[0] in each.output), None)
-        axes = self._counts.get(node.input[1])
-        if total is None or total.op_type != "ReduceSum" or self._axes(total) != axes:
+        if total is None or node.input[1] not in self._counts or not self._sums_tokens(total):
             return False
         (keep,) = [each.i for each in total.attribute if each.name == "keepdims"] or [1]
         self.nodes.append(
@@ -124,6 +124,12 @@ class _Followed:
         )
         return True
 
-    def _axes(self, node: NodeProto) -> list[int]:
-        axes: list[int] = numpy_helper.to_array(self._weights[node.input[1]]).tolist()
-        return axes
+    def _sums_tokens(self, node: NodeProto) -> bool:
+        """Whether it sums over the tokens and nothing else.
+
+        An axis counted from the end is another one in the mask than in the states; no axes are all.
+        """
+        if node.op_type != "ReduceSum" or len(node.input) < 2 or node.input[1] not in self._weights:
+            return False
+        axes = numpy_helper.to_array(self._weights[node.input[1]]).tolist()
+        return bool(axes == [_TOKENS])

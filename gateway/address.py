@@ -22,7 +22,7 @@ def bind(
             place.host, place.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, kind, protocol)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter: a host that IDNA cannot encode
         raise unusable(place, name, error) from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -52,10 +52,13 @@ def url_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def unusable(place: ServerSettings | AdminSettings, name: str, error: OSError) -> SettingsError:
+def unusable(
+    place: ServerSettings | AdminSettings, name: str, error: OSError | UnicodeError
+) -> SettingsError:
     """The error to raise when an address cannot be taken."""
+    why = error.strerror if isinstance(error, OSError) else "no name of a host"
     flag = " with --port" if name == "server" else ""
     return SettingsError(
-        f"{name}.host {place.host!r}, {name}.port {place.port}: {error.strerror}",
+        f"{name}.host {place.host!r}, {name}.port {place.port}: {why}",
         mend=f"stop what listens there, or choose another{flag}; 0 takes a free one",
     )

@@ -10,14 +10,16 @@ from __future__ import annotations
 import asyncio
 import functools
 import re
+from http import HTTPStatus
 
 import structlog
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import __version__, identity
-from gateway.api import admin, oip, openai, ops, predict, problems, stats, tei
+from gateway.api import admin, oip, openai, ops, origin, predict, problems, stats, tei
 from gateway.api.auth import Keyring
 from gateway.api.dialect import Access, Dialects, Endpoint
 from gateway.api.receipt import ABANDON
@@ -27,12 +29,13 @@ from gateway.errors import UnderstudyError
 _REQUEST_ID = b"x-request-id"
 _CLIENT_GONE = 499  # no status of HTTP: what proxies count where the client did not wait
 _GONE = "gone"
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _ID = re.compile(rb"[A-Za-z0-9._\-]{1,128}")  # nothing that could forge a log line or a header
 
 _log = structlog.get_logger(__name__)
 
 
-def build_app(gateway: Gateway) -> ASGIApp:
+def build_app(gateway: Gateway) -> Shell:
     """The ASGI app of a gateway that is open."""
     hot = predict.Predict(gateway)
     spoken = [oip.dialect(gateway), openai.dialect(gateway), tei.dialect(gateway)]
@@ -40,7 +43,7 @@ def build_app(gateway: Gateway) -> ASGIApp:
         spoken.insert(0, oip.repository(gateway))
     dialects = Dialects(spoken)
     pages = _pages(dialects)
-    pages.router.routes.append(predict.PredictRoute(hot))
+    pages.router.routes.append(predict.PredictRoute())
     pages.include_router(stats.router(gateway))
     pages.include_router(ops.probes(gateway))
     if gateway.settings.admin_of(0) is None:
@@ -50,7 +53,7 @@ def build_app(gateway: Gateway) -> ASGIApp:
     return Shell(gateway, hot, pages, dialects)
 
 
-def build_admin(gateway: Gateway) -> ASGIApp:
+def build_admin(gateway: Gateway) -> Shell:
     """The ASGI app of the administration's own address: it answers no text."""
     dialects = Dialects([oip.repository(gateway)])
     pages = _pages(dialects)
@@ -110,10 +113,7 @@ class Shell:
         if hot or (endpoint and endpoint.metrics):  # a change, once begun, is not given up
             scope["state"][ABANDON] = functools.partial(_abandon, scope, asyncio.current_task())
         try:
-            access = Access.CLIENT if endpoint is None else endpoint.access
-            if path not in ops.OPEN and access is not Access.OPEN:
-                powerful = path.startswith(admin.PREFIX) or access is Access.ADMIN
-                scope["state"]["key"] = self._keyring.check(scope["headers"], admin=powerful)
+            self._admit(scope, endpoint)
             await (self._hot if hot else endpoint or self._pages)(scope, receive, named)
         except asyncio.CancelledError:
             if _GONE not in scope["state"]:
@@ -124,6 +124,29 @@ class Shell:
             self._note(error, scope, endpoint, response.status_code)
             if not started:
                 await response(scope, receive, named)
+
+    def refuse(self, error: Exception, scope: Scope) -> Response:
+        """The reply to what a connection refuses, in the shape of the protocol whose path it is."""
+        name = scope["state"].get("request_id") or _request_id(scope).decode()
+        response = self._dialects.refuse(error, scope["path"], name)
+        response.headers[_REQUEST_ID.decode()] = name
+        return response
+
+    def _admit(self, scope: Scope, endpoint: Endpoint | None) -> None:
+        """Let a request through to what answers it.
+
+        Raises HTTPException, Unauthorized or Forbidden.
+        """
+        path, headers = scope["path"], scope["headers"]
+        if _CONTROL.search(path):  # the web framework reads such a path otherwise than we do
+            raise HTTPException(HTTPStatus.NOT_FOUND)
+        access = Access.CLIENT if endpoint is None else endpoint.access
+        if path in ops.OPEN or access is Access.OPEN:
+            return
+        powerful = path.startswith(admin.PREFIX) or access is Access.ADMIN
+        key = scope["state"]["key"] = self._keyring.check(headers, admin=powerful)
+        if powerful:
+            origin.check(headers, keyless=not key)
 
     def _note(self, error: Exception, scope: Scope, endpoint: Endpoint | None, status: int) -> None:
         """Count what was refused where texts are answered; log what nobody raised on purpose."""

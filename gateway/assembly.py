@@ -7,7 +7,7 @@ import functools
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gateway.contract.manifest import Task
 from gateway.errors import SettingsError, UnknownTask
@@ -69,9 +69,13 @@ class Gateway:
     async def answer(self, task: str | None, instances: Sequence[Instance], terms: Terms) -> Reply:
         """Answer the instances of one request. Every protocol's route comes through here.
 
+        The task's deadline holds where the request names none, and for the wait for records too.
         Raises RecordsUnavailable where no reply goes out without its record.
         """
         cascade, receipts = self.cascade(task), self.receipts
+        default_ms = self.settings.tasks[cascade.task].deadline_ms
+        if terms.deadline is None and default_ms is not None:
+            terms = replace(terms, deadline=time.perf_counter() + default_ms / 1000)
         if receipts is None:
             return Reply(await cascade.answer(instances, terms), RecordState.OFF)
         receipts.admit()

@@ -302,9 +302,13 @@ class RecordsUnavailable(ServingError):
 
 
 class TeacherError(UnderstudyError):
-    """The teacher gave no usable answer."""
+    """The teacher gave no usable answer. `asked`: the call was begun, so that it may be billed."""
 
     code = "teacher"
+
+    def __init__(self, message: str, *, mend: str = "", asked: bool = True) -> None:
+        super().__init__(message, mend=mend)
+        self.asked = asked
 
 
 class TeacherUnavailable(TeacherError):

@@ -14,6 +14,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Sequence
 
@@ -28,6 +29,7 @@ _LEAVE = (signal.SIGTERM, signal.SIGINT)
 _FIRST_PAUSE_S = 0.5  # before a dead replica is started again: most deaths do not repeat
 _LONGEST_PAUSE_S = 30.0  # a replica that cannot live costs a start this often
 _SOUND_S = 60.0  # one that lived so long starts with the first pause again
+_NOT_STARTED = 1  # the exit status of a process that could not be started
 _TASKS = re.compile(r"understudy: ready on \S+ \(tasks: (.+)\)\n")
 _PR_SET_PDEATHSIG = 1  # prctl(2): the signal that a process gets when its parent dies
 
@@ -40,6 +42,7 @@ def serve(settings: Settings, command: Sequence[str]) -> int:
     `command` starts a gateway with the same settings; options are added to it. Raises SettingsError
     when the address cannot be taken.
     """
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is somebody to pass it on to
     configure_logs(settings)
     raise_file_limit()
     with contextlib.closing(_hold(settings.server)) as held:
@@ -71,6 +74,8 @@ class _Replica:
         self.ready = asyncio.Event()  # once, for its first process
         self._command = command
         self._process: asyncio.subprocess.Process | None = None
+        self._hears = False  # its process is ready, so that a hang-up means a reload to it
+        self._behind = False  # it has missed a reload while it started
 
     async def keep(self, leaving: asyncio.Event) -> int:
         """Run it until the parent leaves; returns its last exit status.
@@ -88,7 +93,7 @@ class _Replica:
             _log.error("a replica has ended", replica=self.number, status=status, pause_s=pause)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(leaving.wait(), pause)
-                return status
+                return 0  # nothing runs, so nothing is lost by leaving
             pause = min(2 * pause, _LONGEST_PAUSE_S)
 
     def tell(self, number: int) -> None:
@@ -96,15 +101,26 @@ class _Replica:
         if self._process is not None and self._process.returncode is None:
             self._process.send_signal(number)
 
+    def reload(self) -> None:
+        """Have it read its settings again, once it is ready: before, a hang-up would end it."""
+        self._behind = not self._hears
+        if self._hears:
+            self.tell(signal.SIGHUP)
+
     async def _run(self, leaving: asyncio.Event) -> int:
         """One process, from its start to its end."""
-        self._process = process = await asyncio.create_subprocess_exec(
-            *self._command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            start_new_session=True,  # a terminal's Ctrl+C reaches the parent alone, and comes once
-            preexec_fn=_end_with_parent,
-        )
+        self._behind = False
+        try:
+            self._process = process = await asyncio.create_subprocess_exec(
+                *self._command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                start_new_session=True,  # a terminal's Ctrl+C reaches the parent alone, once
+                preexec_fn=_end_with_parent,
+            )
+        except (OSError, subprocess.SubprocessError) as error:  # no memory, no room for a process
+            _log.error("a replica cannot be started", replica=self.number, error=str(error))
+            return _NOT_STARTED
         if leaving.is_set():  # the signal came while it was being started
             self.tell(signal.SIGTERM)
         assert process.stdout is not None  # noqa: S101  it was asked for
@@ -113,7 +129,11 @@ class _Replica:
             self.tasks = said[1]
             self.ready.set()
             _log.info("a replica is ready", replica=self.number, pid=process.pid)
+            self._hears = True
+            if self._behind:
+                self.reload()
         await process.communicate()
+        self._hears = False
         return process.returncode or 0
 
 
@@ -130,7 +150,7 @@ class _Parent:
         loop = asyncio.get_running_loop()
         for number in _LEAVE:
             loop.add_signal_handler(number, self._leave, number)
-        loop.add_signal_handler(signal.SIGHUP, self._pass_on, signal.SIGHUP)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
         # The first one alone: it may have to migrate the database, and a mistake is told once.
         kept = await self._start(self._replicas[:1])
         if not self._leaving.is_set():
@@ -157,6 +177,10 @@ class _Parent:
         if self._leaving.is_set():
             os._exit(128 + number)
         self._leaving.set()
+
+    def _reload(self) -> None:
+        for replica in self._replicas:
+            replica.reload()
 
     def _pass_on(self, number: int) -> None:
         for replica in self._replicas:

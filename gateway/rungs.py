@@ -1,10 +1,12 @@
-"""A student becomes a rung of its task: threads that run it, and the policy that it answers under.
+"""A student becomes a rung of its task: workers that run it, and the policy that it answers under.
 
 What the settings say of a task is held against what the student's bundle says of itself; where they
 contradict each other, the settings are wrong and nothing is opened.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from gateway.contract.bundle import Bundle, open_bundle
 from gateway.contract.manifest import OperatingPoint, Task
@@ -15,6 +17,7 @@ from gateway.settings import TaskSettings, TeacherSettings, environment_without_
 from gateway.students import tuning
 from gateway.students.batching import Batcher
 from gateway.students.process import ProcessWorker
+from gateway.students.rehearsal import handed_on
 from gateway.students.student import Student
 from gateway.students.workers import ThreadWorker, Worker
 from gateway.teachers.base import Teacher
@@ -35,14 +38,16 @@ def open_student(settings: TaskSettings, bundle: Bundle) -> Student:
     )
 
 
-def open_batcher(name: str, settings: TaskSettings, student: Student, metrics: Metrics) -> Batcher:
+async def open_batcher(
+    name: str, settings: TaskSettings, student: Student, metrics: Metrics
+) -> Batcher:
     """Start the workers that run a student; `Batcher.ready` waits for them."""
     workers = settings.student.workers
     if workers == "auto":
         workers = tuning.load(settings.student.tuning, student.bundle).workers
     return Batcher(
         student,
-        [_worker(f"{name}-student-{number}", settings, student) for number in range(workers)],
+        await start_workers(name, settings, student, workers),
         max_rows=settings.student.max_batch,
         max_tokens=settings.student.max_batch_tokens,
         capacity=settings.student.queue,
@@ -51,10 +56,25 @@ def open_batcher(name: str, settings: TaskSettings, student: Student, metrics: M
     )
 
 
+async def start_workers(
+    name: str, settings: TaskSettings, student: Student, count: int
+) -> Sequence[Worker]:
+    """So many workers, of the kind that the settings say; all of them, or none."""
+    begun: list[Worker] = []
+    try:
+        for number in range(count):
+            worker = _worker(f"{name}-student-{number}", settings, student)
+            begun.append(worker)
+    except BaseException:
+        await Batcher(student, begun).close()  # it is what ends workers in order
+        raise
+    return begun
+
+
 def _worker(name: str, settings: TaskSettings, student: Student) -> Worker:
     if settings.student.run_in == "threads":
         return ThreadWorker(student, name=name)
-    return ProcessWorker(student, environment=environment_without_keys())
+    return ProcessWorker(student, environment=handed_on(environment_without_keys()))
 
 
 def policy_of(name: str, settings: TaskSettings, student: Student) -> EscalationPolicy:

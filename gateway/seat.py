@@ -6,10 +6,11 @@ complete or is not: whatever is wrong with a student is raised before anybody co
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from gateway.contract.bundle import Bundle, open_bundle
-from gateway.errors import BundleMissing, StudentFailed, UnderstudyError
+from gateway.errors import BundleMissing, StudentFailed
 from gateway.routing.cascade import Rung
 from gateway.rungs import open_batcher, open_student, open_teacher, policy_of
 from gateway.settings import TaskSettings
@@ -71,19 +72,21 @@ async def take_seat(
     *,
     teacher: Guard | None = None,
 ) -> Seat:
-    """Start a student's threads and let it answer once; without a `teacher` open its own.
+    """Start a student's workers and let it answer once; without a `teacher` open its own.
 
-    Raises SettingsError, BundleMismatch or StudentFailed, and leaves nothing open then.
+    Raises SettingsError, BundleMismatch or StudentFailed. Whatever ends it, a cancellation too,
+    leaves nothing open.
     """
     policy = policy_of(task, settings, student)
-    behind = teacher or open_teacher(settings.teacher, student.task)
-    seat = Seat(Rung(open_batcher(task, settings, student, metrics), policy), behind)
-    try:
-        await seat.rung.student.ready()
-        (said,) = await seat.rung.student.submit(["warm up"])
+    async with AsyncExitStack() as opened:
+        if teacher is None:
+            teacher = open_teacher(settings.teacher, student.task)
+            opened.push_async_callback(teacher.close)
+        batcher = await open_batcher(task, settings, student, metrics)
+        opened.push_async_callback(batcher.close)
+        await batcher.ready()
+        (said,) = await batcher.submit(["warm up"])
         if isinstance(said, StudentFailed):
             raise said
-    except UnderstudyError:
-        await seat.close(teacher=teacher is None)
-        raise
-    return seat
+        opened.pop_all()
+    return Seat(Rung(batcher, policy), teacher)

@@ -5,6 +5,9 @@ connection, goes on serving for `drain_delay_s`, then stops accepting, finishes 
 stores its records and ends with status 0. A second signal ends the process at once.
 
 On SIGHUP the gateway reads its settings again.
+
+A replica that can no longer answer leaves by itself, with status 1: its listener would go on being
+given its share of the connections. Whoever started it starts it again.
 """
 
 from __future__ import annotations
@@ -20,17 +23,17 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import structlog
 import uvicorn
 import uvloop
-from starlette.types import ASGIApp
 
 from gateway.address import BACKLOG, bind, listen, unusable, url_of
 from gateway.api.receipt import Connection, Door
-from gateway.app import build_admin, build_app
+from gateway.app import Shell, build_admin, build_app
 from gateway.assembly import Gateway, Read, open_gateway
 from gateway.process import configure_logs, raise_file_limit, say_ready
 from gateway.reload import Hangup
 from gateway.settings import Settings
 
 _KEEP_ALIVE_S = 30  # an idle connection of a client pool outlives the pauses between its requests
+_TICKS = 10  # of uvicorn, between two looks at the workers: a second
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 _log = structlog.get_logger(__name__)
@@ -49,14 +52,18 @@ def serve(
     address with others, from 0. Raises SettingsError when an address cannot be bound, and what
     opening the gateway raises.
     """
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nothing to reload yet; it would end the process
     configure_logs(settings)
     raise_file_limit()
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(bind(settings.server, shared=replica is not None))
         place = settings.admin_of(replica or 0)
         admin = stack.enter_context(listen(place, name="admin")) if place else None
-        uvloop.run(_serve(settings, listener, on_ready or (lambda _url: None), admin, read=read))
-    return 0
+        told = on_ready or (lambda _url: None)
+        one_of_many = replica is not None
+        return uvloop.run(
+            _serve(settings, listener, told, admin, read=read, one_of_many=one_of_many)
+        )
 
 
 async def _serve(
@@ -66,7 +73,9 @@ async def _serve(
     admin: socket.socket | None = None,
     *,
     read: Read | None = None,
-) -> None:
+    one_of_many: bool = False,
+) -> int:
+    """Serve in this event loop; returns the exit status."""
     async with open_gateway(settings, read=read) as gateway, _administered(gateway, admin):
         url = url_of(listener)
 
@@ -74,12 +83,13 @@ async def _serve(
             say_ready(url, ", ".join(gateway.tasks))
             on_ready(url)
 
-        server = _Server(gateway, build_app(gateway), ready)
+        server = _Server(gateway, build_app(gateway), ready, one_of_many=one_of_many)
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
             loop.add_signal_handler(number, server.leave, number)
         loop.add_signal_handler(signal.SIGHUP, Hangup(gateway))
         await server.serve(sockets=[listener])
+        return server.status
 
 
 @contextlib.asynccontextmanager
@@ -102,10 +112,17 @@ class _Server(uvicorn.Server):
     """uvicorn, with our own manner of leaving: its own would end in the signal's exit status."""
 
     def __init__(
-        self, gateway: Gateway, app: ASGIApp, ready: Callable[[], None] = lambda: None
+        self,
+        gateway: Gateway,
+        app: Shell,
+        ready: Callable[[], None] = lambda: None,
+        *,
+        one_of_many: bool = False,
     ) -> None:
+        self.status = 0  # with which the process is to end
+        self._one_of_many = one_of_many
         settings = gateway.settings.server
-        self._door = Door(settings, gateway.metrics.cut)
+        self._door = Door(settings, gateway.metrics.cut, app.refuse)
         super().__init__(
             uvicorn.Config(
                 app,
@@ -133,6 +150,15 @@ class _Server(uvicorn.Server):
         except OSError as error:  # two that start at once both bind, and only one may listen
             raise unusable(self._gateway.settings.server, "server", error) from error
         self._ready()
+
+    async def on_tick(self, counter: int) -> bool:
+        """What uvicorn does ten times a second. A replica looks whether it can still answer."""
+        looks = self._one_of_many and counter % _TICKS == 0 and not self.should_exit
+        if looks and not self._gateway.alive:
+            _log.error("a worker has ended, and this replica leaves")
+            self.status = 1
+            self.stop()
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take in who has connected already, then close the door and finish."""
@@ -168,8 +194,10 @@ class _Server(uvicorn.Server):
         for _ in range(BACKLOG):  # those that may wait; more come only as fast as these are taken
             try:
                 connection, _ = listener.accept()
+            except BlockingIOError:
+                return  # nobody waits
             except OSError:
-                return  # nobody waits, or one of them has gone
+                continue  # one of them has gone; the others still wait
             connection.setblocking(False)
             await loop.connect_accepted_socket(self._connect, connection)
 

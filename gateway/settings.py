@@ -29,6 +29,10 @@ FILE = "understudy.yaml"
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}$")]
 
 
+_LAST_PORT = 65_535  # of TCP
+_ANYWHERE = frozenset({"", "0.0.0.0", "::"})  # noqa: S104  hosts that stand for every other
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -274,7 +278,7 @@ class Settings(_Part):
         if self.admin is not None:
             hosts["admin.host"] = self.admin.host
         for place, host in hosts.items():
-            if not self.keys and not _is_loopback(host):
+            if not self.keys and not is_loopback(host):
                 raise ValueError(
                     f"{place} {host!r} can be reached from other machines and there "
                     "are no keys; make one with `understudy key NAME`"
@@ -290,6 +294,25 @@ class Settings(_Part):
                 f"server.replicas {self.server.replicas} need records that they share, and "
                 "records.path is a SQLite file for one process; name a PostgreSQL database by "
                 "records.url or UNDERSTUDY_RECORDS_URL, or serve one replica"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _every_replica_has_a_port(self) -> Self:
+        """Each replica's administration has the port behind the one before."""
+        place, server = self.admin_of(0), self.server
+        if place is None or not place.port:
+            return self
+        last = place.port + server.replicas - 1
+        if last > _LAST_PORT:
+            raise ValueError(
+                f"admin.port {place.port} is too high for server.replicas {server.replicas}: each "
+                f"takes one from there on, and the last port is {_LAST_PORT}"
+            )
+        if place.port <= server.port <= last and _meet(server.host, place.host):
+            raise ValueError(
+                f"server.port {server.port} is one that the administration takes: admin.port "
+                f"{place.port} to {last}, for each of server.replicas {server.replicas}"
             )
         return self
 
@@ -403,7 +426,13 @@ def _anchored(settings: Settings, folder: Path) -> Settings:
     )
 
 
-def _is_loopback(host: str) -> bool:
+def _meet(one: str, other: str) -> bool:
+    """Whether two listeners at these hosts cannot have the same port."""
+    return one == other or not _ANYWHERE.isdisjoint({one, other})
+
+
+def is_loopback(host: str) -> bool:
+    """Whether that name or address is this machine's own, which no other can reach."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -136,19 +136,20 @@ class Succession:
 
         Raises BundleMissing, Conflict, or what is wrong with the bundle; the old one serves on.
         """
-        with self._counted("swapped", by=by), self.claim():
+        with self._refusals(by=by), self.claim():
             if name == self._seat.bundle.name:
+                self._metrics.changed(self.task, "unchanged")
                 return self._outcome(changed=False)
-            return await self._let_serve(name, verb="swapped", by=by)
+            return await self._let_serve(name, result="swapped", by=by)
 
     async def roll_back(self, *, by: str) -> Change:
         """Let the previous student serve again. Raises like `swap`."""
-        with self._counted("rolled_back", by=by), self.claim():
+        with self._refusals(by=by), self.claim():
             if self._previous is None:
                 raise BundleMissing(
                     f"{self.task} has no previous bundle", mend="swap to a bundle by its name"
                 )
-            return await self._let_serve(self._previous, verb="rolled back", by=by)
+            return await self._let_serve(self._previous, result="rolled_back", by=by)
 
     async def prepare(self, settings: TaskSettings) -> Successor:
         """Make ready what new settings want; who calls has the claim. Nothing changes yet.
@@ -164,7 +165,8 @@ class Succession:
         else:
             kept = await asyncio.to_thread(self.registry.keep, settings.student.bundle)
             seat = await self._ready(kept.name, settings)
-            previous = await asyncio.to_thread(self._kept)
+            with self._left_on_error(seat):
+                previous = await asyncio.to_thread(self._kept)
             roles = Roles(configured=name, serving=name, previous=previous)
             changed = True
         cascade = self._cascade(seat, settings)
@@ -193,18 +195,16 @@ class Succession:
         if self._leaving:
             await asyncio.wait(self._leaving)
 
-    async def _let_serve(self, name: str, *, verb: str, by: str) -> Change:
+    async def _let_serve(self, name: str, *, result: str, by: str) -> Change:
         old = self._seat.bundle.name
         seat = await self._ready(name, self._settings)
-        try:
+        with self._left_on_error(seat):
             kept = await asyncio.to_thread(self._kept)
             roles = Roles(configured=self._configured, serving=name, previous=kept)
             await asyncio.to_thread(self.registry.remember, roles)
-        except BaseException:
-            self._leave(seat)
-            raise
         self._move(seat, self.cascade)
-        _log.info(f"student {verb}", task=self.task, by=by, old=old, new=name)
+        self._metrics.changed(self.task, result)
+        _log.info(f"student {result.replace('_', ' ')}", task=self.task, by=by, old=old, new=name)
         return self._outcome(changed=True)
 
     async def _ready(self, name: str, settings: TaskSettings) -> Seat:
@@ -265,7 +265,6 @@ class Succession:
                 high_risk=settings.policy.on_unavailable_high_risk == "student",
             ),
             audit_share=settings.audit.share,
-            deadline_s=None if settings.deadline_ms is None else settings.deadline_ms / 1000,
         )
 
     def _move(self, seat: Seat, cascade: Cascade) -> None:
@@ -280,6 +279,15 @@ class Succession:
             if retired is not None:
                 self._leave(retired)
         self._show_roles()
+
+    @contextmanager
+    def _left_on_error(self, seat: Seat) -> Iterator[None]:
+        """A seat that was made ready and then cannot be taken is closed."""
+        try:
+            yield
+        except BaseException:
+            self._leave(seat)
+            raise
 
     def _leave(self, seat: Seat) -> None:
         """Close a seat that nobody needs any more, when its callers are done."""
@@ -302,7 +310,8 @@ class Succession:
         return Change(self.task, roles.serving, roles.previous, changed)
 
     @contextmanager
-    def _counted(self, result: str, *, by: str) -> Iterator[None]:
+    def _refusals(self, *, by: str) -> Iterator[None]:
+        """Count and log what keeps a change from taking place."""
         try:
             yield
         except Conflict:
@@ -312,7 +321,6 @@ class Succession:
             self._metrics.changed(self.task, "refused")
             self._note_refusal(error, by=by)
             raise
-        self._metrics.changed(self.task, result)
 
     def _note_refusal(self, error: UnderstudyError, *, by: str) -> None:
         _log.warning("student refused", task=self.task, by=by, code=error.code, error=error.message)

@@ -11,6 +11,7 @@ import pytest
 import structlog
 from anyio.from_thread import start_blocking_portal
 from starlette.testclient import TestClient
+from starlette.types import ASGIApp
 
 from gateway import settings
 from gateway.app import build_app
@@ -19,9 +20,21 @@ from tests.factories import settings_file
 
 
 class Client(TestClient):
-    """Talks to a gateway in this process, on the event loop that the gateway lives on."""
+    """Talks to a gateway in this process, on the event loop that the gateway lives on.
+
+    It calls it by an address of this machine, as whoever has no key must.
+    """
 
     gateway: Gateway
+
+    def __init__(self, app: ASGIApp) -> None:
+        super().__init__(app, base_url="http://127.0.0.1:8080", raise_server_exceptions=False)
+
+    def end_student(self) -> None:
+        """End the workers of the student that serves the only task."""
+        assert self.portal is not None
+        (cascade,) = self.gateway.tasks.values()
+        self.portal.call(cascade.rung.student.close)
 
 
 Opener = Callable[..., Client]
@@ -45,7 +58,7 @@ def serve(tmp_path: Path) -> Iterator[Opener]:
                 open_gateway(settings.load(path), read=lambda: settings.load(path))
             )
             gateway = stack.enter_context(opening)
-            client = Client(build_app(gateway), raise_server_exceptions=False)
+            client = Client(build_app(gateway))
             client.portal, client.gateway = portal, gateway
             return client
 

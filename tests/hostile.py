@@ -116,6 +116,38 @@ def _also(name: str, *, kind: bytes = tarfile.REGTYPE) -> Callable[[Parts], byte
     return build
 
 
+def _long_header(parts: Parts) -> bytes:
+    """With a comment of a mebibyte before the card: the reader of tars holds it as a whole."""
+    info = entry(f"{parts.folder}/{bundle.CARD}", parts.files[bundle.CARD])
+    info.pax_headers = {"comment": "x" * 2**20}
+    files = {name: content for name, content in parts.files.items() if name != bundle.CARD}
+    return Parts(parts.folder, files).tar((info, parts.files[bundle.CARD]))
+
+
+def _long_name(parts: Parts) -> bytes:
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        archive.addfile(entry("x" * 2**20))
+    return target.getvalue() + parts.tar()
+
+
+def _many_headers(parts: Parts) -> bytes:
+    """A file behind a thousand headers, each of them small."""
+    header: bytes = entry("x", b"11 comment=", tarfile.XHDTYPE).tobuf(tarfile.USTAR_FORMAT)
+    return (header + b"11 comment=".ljust(512, b"\0")) * 1000 + parts.tar()
+
+
+def _compressed(manner: int) -> Callable[[Parts], bytes]:
+    def build(parts: Parts) -> bytes:
+        target = io.BytesIO()
+        with zipfile.ZipFile(target, "w", manner) as archive:
+            for name, content in parts.files.items():
+                archive.writestr(f"{parts.folder}/{name}", content)
+        return target.getvalue()
+
+    return build
+
+
 def _pax_path(parts: Parts) -> bytes:
     info = entry(f"{parts.folder}/x", b"more")
     info.pax_headers = {"path": "../outside"}
@@ -361,6 +393,8 @@ CORPUS: Mapping[str, tuple[str, Callable[[Parts], bytes]]] = {
     "a zip that is cut off": ("bundle_archive", lambda parts: parts.zip()[:900]),
     "a zip with a comment": ("bundle_archive", lambda parts: parts.zip(comment=b"PK\x05\x06")),
     "an encrypted zip": ("bundle_archive", _encrypted),
+    "a zip by LZMA": ("bundle_archive", _compressed(zipfile.ZIP_LZMA)),
+    "a zip by BZIP2": ("bundle_archive", _compressed(zipfile.ZIP_BZIP2)),
     # Names.
     "a path upwards": ("bundle_path", _also("../outside")),
     "a path upwards from within": ("bundle_path", _also("{}/../../outside")),
@@ -396,6 +430,10 @@ CORPUS: Mapping[str, tuple[str, Callable[[Parts], bytes]]] = {
     # Sizes.
     "a gzip bomb": ("bundle_bomb", lambda parts: gzip.compress(_bomb(parts).tar())),
     "a zip bomb": ("bundle_bomb", lambda parts: _bomb(parts).zip()),
+    "a long header": ("bundle_bomb", _long_header),
+    "a long name": ("bundle_bomb", _long_name),
+    "a long header in a gzip": ("bundle_bomb", lambda parts: gzip.compress(_long_header(parts))),
+    "many headers": ("bundle_bomb", _many_headers),
     "a crowd in a zip": (
         "bundle_bomb",
         lambda parts: parts.zip(*((f"{parts.folder}/{n}", b"") for n in range(20))),

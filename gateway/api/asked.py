@@ -6,7 +6,9 @@ One rule for all protocols that other people wrote; each finds the values in its
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, TypeVar
 from urllib.parse import parse_qs
 
@@ -21,6 +23,10 @@ from gateway.types import Answer, Instance, Prediction, Priority, Reply, Terms, 
 
 _MS = 1000.0  # milliseconds in a second
 _LATEST = 3_600_000  # milliseconds: an hour; whoever waits longer wants no deadline
+TERMS = frozenset({"route", "priority", "deadline_ms"})  # what `terms` reads
+
+_LONGEST_NAME = 128  # characters: of no task, head, model or request is it longer
+_MOST_NAMED = 16  # answers that are named one by one; proxies bound a header to 8 KB and less
 _WISHES = {wish.value: wish for wish in Wish}
 _PRIORITIES = {"high": Priority.HIGH, "normal": Priority.NORMAL}  # the others are ours
 _Kind = TypeVar("_Kind")
@@ -74,9 +80,21 @@ def flag(content: Mapping[str, Any], key: str, place: str = "") -> bool:
 def name(content: Mapping[str, Any], key: str, place: str = "") -> str | None:
     """A string with something in it; None where it is absent or null. Raises Invalid."""
     value = content.get(key)
-    if value is not None and (type(value) is not str or not value):
-        raise Invalid(f"{place}{key}: not a name", mend="send a string, or leave it out")
+    if value is not None and (type(value) is not str or not 0 < len(value) <= _LONGEST_NAME):
+        raise Invalid(
+            f"{place}{key}: not a name",
+            mend=f"send a string of up to {_LONGEST_NAME} characters, or leave it out",
+        )
     return value
+
+
+def check_known(content: Mapping[str, Any], keys: AbstractSet[str], place: str = "") -> None:
+    """Raises Invalid, with its name, for a key that none reads."""
+    if unknown := sorted(content.keys() - keys):
+        raise Invalid(
+            f"{place}{unknown[0][:60]}: unknown key",
+            mend=f"the known keys are {', '.join(sorted(keys))}",
+        )
 
 
 def query(scope: Scope) -> dict[str, str]:
@@ -124,16 +142,23 @@ def said(answer: Answer) -> Prediction:
 
 
 def headers(reply: Reply, started: float) -> tuple[tuple[bytes, bytes], ...]:
-    """Who answered each text and why, in their order; where the time went; what was recorded."""
+    """Who answered each text and why; where the time went; what was recorded."""
     answers = reply.answers
-    routes = ", ".join(answer.route for answer in answers)
-    reasons = ", ".join(answer.decision.reason for answer in answers)
+    routes = _named([answer.route for answer in answers])
+    reasons = _named([answer.decision.reason for answer in answers])
     return (
         (b"server-timing", timing(answers, started)),
         (b"understudy-record", reply.record.encode()),
         (b"x-understudy-route", routes.encode()),
         (b"x-understudy-reason", reasons.encode()),
     )
+
+
+def _named(words: Sequence[str]) -> str:
+    """A word for each answer, in their order; of many answers, how often each word is said."""
+    if len(words) <= _MOST_NAMED:
+        return ", ".join(words)
+    return ", ".join(f"{word};n={count}" for word, count in Counter(words).most_common())
 
 
 def timing(answers: Sequence[Answer], started: float) -> bytes:

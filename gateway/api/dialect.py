@@ -1,7 +1,8 @@
 """The protocols that clients already speak: whose a path is, what answers it, how an error is said.
 
-The shell calls an endpoint directly; FastAPI only shows it in /openapi.json. What a request means,
-and what a reply holds, is the business of each protocol's own room.
+The shell calls an endpoint directly, after it has checked the key; FastAPI only shows it in
+/openapi.json. What a request means, and what a reply holds, is the business of each protocol's own
+room.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from http import HTTPStatus
 from typing import Any
 
 import orjson
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
@@ -144,7 +147,7 @@ class Dialects:
 
 
 class _Route(APIRoute):
-    """An endpoint as /openapi.json shows it; what runs is the endpoint."""
+    """An endpoint as /openapi.json shows it; the shell runs it, and nobody else does."""
 
     def __init__(self, dialect: Dialect, endpoint: Endpoint) -> None:
         shown = endpoint.shown
@@ -163,7 +166,15 @@ class _Route(APIRoute):
             },
             openapi_extra=dict(shown.also),
         )
-        self.app = endpoint
+        self.app = unchosen
+
+
+async def unchosen(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    """What runs where the web framework finds a route that the shell did not: nothing.
+
+    Their readings of a path must not differ, since the shell chose by its own which key is wanted.
+    """
+    raise HTTPException(HTTPStatus.NOT_FOUND)
 
 
 def told(problem: Problem) -> str:

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope
 
 from gateway import __version__
-from gateway.api import asked, shapes, tensors
+from gateway.api import asked, ops, shapes, tensors
 from gateway.api.dialect import (
     JSON,
     Access,
@@ -36,7 +36,7 @@ from gateway.api.problems import UnsupportedMedia, problem_of
 from gateway.api.tensors import Column
 from gateway.assembly import Gateway
 from gateway.contract.bundle import folder_name
-from gateway.errors import Conflict, Draining, Invalid, Malformed, ServingError, UnknownTask
+from gateway.errors import Conflict, Invalid, Malformed, ServingError, UnknownTask
 from gateway.routing.cascade import Cascade
 from gateway.settings import ServerSettings
 from gateway.types import Answer, Instance, Terms
@@ -48,7 +48,6 @@ _WANTED = '{"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data
 _LOAD = '{"parameters": {"bundle": "NAME"}}'
 _MICROSECONDS = 1000  # in a millisecond
 _STATEFUL = ("sequence_id", "sequence_start", "sequence_end")
-_DRAINING = "the gateway is shutting down"
 _REFUSED = (400, 401, 404, 408, 413, 415, 429, 500, 503, 504)
 _CHANGES = (400, 401, 403, 404, 408, 409, 413, 415, 500, 503)
 
@@ -167,12 +166,11 @@ class _Routes:
         )
 
     async def live(self, scope: Scope, receive: Receive) -> Body:  # noqa: ARG002
-        if not self._gateway.alive:
-            raise ServingError("a worker thread has ended", mend="restart the process")
+        ops.check_alive(self._gateway)
         return Body.of({"live": True})
 
     async def ready(self, scope: Scope, receive: Receive) -> Body:  # noqa: ARG002
-        self._check_ready()
+        ops.check_ready(self._gateway)
         return Body.of({"ready": True})
 
     async def model(self, scope: Scope, receive: Receive) -> Body:  # noqa: ARG002
@@ -194,7 +192,7 @@ class _Routes:
 
     async def model_ready(self, scope: Scope, receive: Receive) -> Body:  # noqa: ARG002
         cascade = self._cascade(scope)
-        self._check_ready()
+        ops.check_ready(self._gateway)
         return Body.of({"name": cascade.task, "ready": True})
 
     async def infer(self, scope: Scope, receive: Receive) -> Body:
@@ -215,16 +213,16 @@ class _Routes:
     async def index(self, scope: Scope, receive: Receive) -> Body:
         body, _ = await self._read(scope, receive)
         content = asked.content(body, '{"ready": true}') if body else {}
-        leaving = self._gateway.draining
-        if asked.flag(content, "ready") and leaving:
+        reason = self._unready()
+        if asked.flag(content, "ready") and reason:
             return Body.of([])
         return Body.of(
             [
                 {
                     "name": name,
                     "version": cascade.rung.student.student.bundle.name,
-                    "state": "UNAVAILABLE" if leaving else "READY",
-                    "reason": _DRAINING if leaving else "",
+                    "state": "UNAVAILABLE" if reason else "READY",
+                    "reason": reason,
                 }
                 for name, cascade in self._gateway.tasks.items()
             ]
@@ -252,9 +250,13 @@ class _Routes:
             mend="load another bundle in its place, or take the task out of the settings",
         )
 
-    def _check_ready(self) -> None:
-        if self._gateway.draining:
-            raise Draining(_DRAINING, mend="send requests to another replica")
+    def _unready(self) -> str:
+        """Why new requests should not be sent here; empty where they may."""
+        try:
+            ops.check_ready(self._gateway)
+        except ServingError as error:
+            return error.message
+        return ""
 
     def _cascade(self, scope: Scope) -> Cascade:
         """The task that the path names. Raises UnknownTask, for a version that does not serve too.

@@ -132,7 +132,7 @@ def parse_chat(body: bytes, limits: ServerSettings, started: float) -> Chat:
     return Chat(
         task=asked.name(content, "model"),
         instance=Instance(_last_user_text(content.get("messages"), limits)),
-        terms=asked.terms(_object(content, "understudy"), "understudy.", started),
+        terms=_terms(content, started),
         as_json=_as_json(_object(content, "response_format")),
         stream=asked.flag(content, "stream"),
         usage=asked.flag(options, "include_usage", "stream_options."),
@@ -169,8 +169,7 @@ class _Routes:
         content = asked.content(body, _MODERATION)
         instances = _inputs(content.get("input"), self._gateway.settings.server)
         cascade = self._flagging(asked.name(content, "model"))
-        wishes = _object(content, "understudy")
-        terms = asked.terms(wishes, "understudy.", started)
+        terms = _terms(content, started)
         reply = await asked.reply(self._gateway, cascade, instances, terms, scope)
         said = {
             "id": f"modr-{reply.answers[0].id}",
@@ -325,6 +324,13 @@ def _inputs(value: Any, limits: ServerSettings) -> Sequence[Instance]:
     if type(value) is not list or in_parts:
         return (Instance(asked.text(_joined(value, "input"), "input", limits)),)
     return asked.instances(value, "input", limits)
+
+
+def _terms(content: Mapping[str, Any], started: float) -> Terms:
+    """On what terms, under a key of our own."""
+    wishes = _object(content, "understudy")
+    asked.check_known(wishes, asked.TERMS, "understudy.")
+    return asked.terms(wishes, "understudy.", started)
 
 
 def _object(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:

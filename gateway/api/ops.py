@@ -23,18 +23,29 @@ def probes(gateway: Gateway) -> APIRouter:
     @routes.get("/livez", responses=problems(503))
     async def livez() -> State:
         """Whether the process can still answer; if not, restart it."""
-        if not gateway.alive:
-            raise ServingError("a worker thread has ended", mend="restart the process")
+        check_alive(gateway)
         return State(status="alive")
 
     @routes.get("/readyz", responses=problems(503))
     async def readyz() -> State:
         """Whether new requests may be sent here."""
-        if gateway.draining:
-            raise Draining("the gateway is shutting down", mend="send requests to another replica")
+        check_ready(gateway)
         return State(status="ready")
 
     return routes
+
+
+def check_alive(gateway: Gateway) -> None:
+    """Whether all runs that answering needs. Raises ServingError."""
+    if not gateway.alive:
+        raise ServingError("a worker has ended", mend="restart the process")
+
+
+def check_ready(gateway: Gateway) -> None:
+    """Whether new requests may be sent here. Raises Draining or ServingError."""
+    if gateway.draining:
+        raise Draining("the gateway is shutting down", mend="send requests to another replica")
+    check_alive(gateway)
 
 
 def metrics(gateway: Gateway) -> APIRouter:

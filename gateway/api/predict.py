@@ -16,6 +16,7 @@ from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
 from gateway.api import asked, schemas
+from gateway.api.dialect import unchosen
 from gateway.api.limits import read_body
 from gateway.assembly import Gateway
 from gateway.contract.manifest import HeadKind
@@ -93,9 +94,9 @@ class Predict:
 
 
 class PredictRoute(APIRoute):
-    """The route as /openapi.json shows it; what runs is the ASGI callable."""
+    """The route as /openapi.json shows it; the shell runs the ASGI callable, nobody else does."""
 
-    def __init__(self, predict: Predict) -> None:
+    def __init__(self) -> None:
         super().__init__(
             PATH,
             _documented,
@@ -103,9 +104,9 @@ class PredictRoute(APIRoute):
             name="predict",
             summary="Answer one text, or several",
             response_model=schemas.Result | schemas.Results,
-            responses=schemas.problems(400, 401, 404, 408, 413, 415, 422, 429, 500, 503, 504),
+            responses=schemas.problems(400, 401, 404, 408, 413, 415, 422, 429, 431, 500, 503, 504),
         )
-        self.app = predict
+        self.app = unchosen
 
 
 async def _documented(body: schemas.PredictRequest) -> None:

@@ -15,13 +15,16 @@ from __future__ import annotations
 
 import asyncio
 import math
-import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from typing import Any
 
 import httptools
+import structlog
+from starlette.responses import Response
+from starlette.types import Scope
+from uvicorn._types import ASGI3Application
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
@@ -30,9 +33,8 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 from uvicorn.server import ServerState
 
-from gateway.api import problems
 from gateway.api.problems import HeadTooLarge, TooSlow
-from gateway.errors import Malformed, RequestError
+from gateway.errors import Malformed, RequestError, TooLarge
 from gateway.settings import ServerSettings
 
 PATIENCE = "receipt_s"  # in a scope's state: seconds that a route gives its request to arrive
@@ -42,10 +44,16 @@ ABANDON = "abandon"  # there: what is called when the client has gone before its
 _LOOK_S = 0.25  # between two looks at the deadlines: a cut comes so much late, at most
 _LINGER_S = 1.0  # a client that is still sending has this long to read why it was refused
 _FIRST_WORD_S = 1.0  # on the way out: for the request of a connection accepted a moment ago
+_PIPELINED = 16  # requests that may wait on one connection: each holds its scope, headers and event
 _FRAMING = 16  # bytes around a chunk of a body: its length in hexadecimal, two line ends
 _END = b"\r\n"  # of a header, and of the head
 _FRAMING_HEADERS = frozenset({b"connection", b"transfer-encoding"})
 _SEPARATORS = 4  # bytes of ": " and the line's end, beside a header's name and value
+
+Refuse = Callable[[RequestError, Scope], Response]
+
+_log = structlog.get_logger(__name__)
+
 # Where a connection is. Plain numbers: an Enum's members cost a tenth of a microsecond each time.
 _FRESH = 0  # accepted, nothing has come
 _HEAD = 1  # a request has begun
@@ -62,17 +70,22 @@ class Cut(StrEnum):
     HEAD = "head"  # its request's head was above a limit
     SEND = "send"  # it did not take its reply in time
     ADDRESS = "address"  # its address had as many connections as it may
+    PIPELINE = "pipeline"  # it sent requests without waiting for the replies
 
 
 class Door:
     """What the connections of one listener share: limits, counts by address, one timer.
 
-    `count` is told of every cut.
+    `count` is told of every cut. `refuse` gives the reply to a request that never got to the app,
+    or not whole; the scope that it reads has a path, headers and state, as far as they had come.
     """
 
-    def __init__(self, limits: ServerSettings, count: Callable[[str], None]) -> None:
+    def __init__(
+        self, limits: ServerSettings, count: Callable[[str], None], refuse: Refuse
+    ) -> None:
         self.limits = limits
         self.count = count
+        self.refuse = refuse
         self.draining = False
         self._connections: set[Connection] = set()
         self._addresses: Counter[str] = Counter()
@@ -111,10 +124,12 @@ class Door:
             connection.last()
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        now = loop.time()
-        for connection in tuple(self._connections):
-            connection.look(now)
-        self._timer = loop.call_later(_LOOK_S, self._look, loop) if self._connections else None
+        try:
+            for connection in tuple(self._connections):
+                _look_at(connection, loop.time())
+        finally:  # without the next look no deadline would hold any more
+            again = bool(self._connections)
+            self._timer = loop.call_later(_LOOK_S, self._look, loop) if again else None
 
 
 class Connection(HttpToolsProtocol):
@@ -141,6 +156,7 @@ class Connection(HttpToolsProtocol):
         self._piece = 0  # bytes of the piece that is being parsed, until a request ends in it
         self._head = 0  # bytes since the last request that are no body, as far as is known
         self._refused = False
+        self._running: RequestResponseCycle | None = None  # what the app has; others wait behind it
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the first deadline, or close at once."""
@@ -153,11 +169,16 @@ class Connection(HttpToolsProtocol):
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection, and tell the app that nobody waits for its reply."""
+        """Forget the connection and what waits on it; tell the app that nobody takes its reply."""
         self._door.leave(self)
+        self.pipeline.clear()
         super().connection_lost(exc)
-        if self._answering() and (abandon := self.scope["state"].get(ABANDON)):
-            abandon()
+        running = self._running
+        if running is not None and not running.response_complete:
+            running.disconnected = True
+            running.message_event.set()
+            if abandon := running.scope["state"].get(ABANDON):
+                abandon()
 
     def data_received(self, data: bytes) -> None:
         """Parse a piece; refuse what is no HTTP, and a head without end."""
@@ -166,9 +187,7 @@ class Connection(HttpToolsProtocol):
         self._piece = len(data)
         self._head += self._piece
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass  # nothing is offered: the request is answered as it stands
+            self._parse(data)
         except httptools.HttpParserError as error:
             self._refuse(_reason(error))
         else:
@@ -185,7 +204,7 @@ class Connection(HttpToolsProtocol):
         self._head = self._piece
 
     def on_headers_complete(self) -> None:
-        """The head is here. Raises HeadTooLarge, which the parser hands to `data_received`."""
+        """The head is here. Raises RequestError, which the parser hands to `data_received`."""
         if len(self.headers) > self._max_headers:
             raise self._too_many()
         # Only a large piece, or the rest of one that held another request, needs the exact count.
@@ -193,8 +212,20 @@ class Connection(HttpToolsProtocol):
             self._head_bytes() > self._max_head
         ):
             raise self._too_long()
+        if self.parser.should_upgrade() and _has_body(self.headers):
+            raise Malformed(
+                "the request asks for another protocol, or a tunnel, and has a body",
+                mend="send the body without asking to upgrade or connect",
+            )
+        if len(self.pipeline) >= _PIPELINED:
+            raise TooLarge(
+                f"more than {_PIPELINED} requests wait on this connection",
+                mend="wait for replies, or open more connections",
+            )
         super().on_headers_complete()
         self.cycle.__class__ = _Exchange
+        if self.pipeline and len(self.pipeline) < _PIPELINED:
+            self.flow.resume_reading()  # who does not read does not see that a client has gone
         self._phase = _BODY
         self._head = 0
         self.headers = []  # of trailers: they never join the headers that the app reads
@@ -261,6 +292,24 @@ class Connection(HttpToolsProtocol):
             return
         if now >= self._due:
             self._overdue(now)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _parse(self, data: bytes) -> None:
+        """Parse all of a piece.
+
+        The parser stops behind a request that asks to upgrade. Nothing is offered: the request is
+        answered as it stands, and what follows is HTTP as before.
+        """
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as stop:
+                data = data[stop.args[0] :]
+            else:
+                return
 
     def _rest(self) -> None:
         self._phase = _IDLE
@@ -343,21 +392,26 @@ class Connection(HttpToolsProtocol):
         return not self.cycle.response_complete
 
     def _reply(self, error: RequestError) -> None:
-        problem = problems.problem_of(error)
-        body = problem.body(uuid.uuid4().hex)
+        response = self._door.refuse(error, self._described())
         headers = [
             *self.server_state.default_headers,
-            (b"content-type", problems.CONTENT_TYPE.encode()),
-            (b"content-length", b"%d" % len(body)),
+            *response.raw_headers,
             (b"connection", b"close"),
         ]
-        lines = [STATUS_LINE[problem.status], *(b"%b: %b\r\n" % pair for pair in headers), b"\r\n"]
-        self.transport.write(b"".join(lines) + body)
+        lines = [STATUS_LINE[response.status_code], *(b"%b: %b\r\n" % pair for pair in headers)]
+        self.transport.write(b"".join([*lines, _END, response.body]))
         if isinstance(error, TooSlow):
             self.transport.close()
         else:  # to close with bytes unread would reset the connection, and lose the reply
             self.transport.write_eof()
             self._due = self.loop.time() + _LINGER_S
+
+    def _described(self) -> Scope:
+        """What is known of the request that is refused, though its head may not be whole."""
+        if self._phase not in {_HEAD, _BODY}:
+            return {"path": "", "headers": [], "state": {}}
+        path = self.url.partition(b"?")[0].decode("latin-1")
+        return {"path": path, **self.scope}
 
 
 class _Exchange(RequestResponseCycle):
@@ -414,11 +468,31 @@ class _Exchange(RequestResponseCycle):
         return head + body if plain and length == len(body) else None
 
 
-_CAUSES: dict[type[RequestError], Cut] = {TooSlow: Cut.RECEIPT, HeadTooLarge: Cut.HEAD}
+_CAUSES: dict[type[RequestError], Cut] = {
+    TooSlow: Cut.RECEIPT,
+    HeadTooLarge: Cut.HEAD,
+    TooLarge: Cut.PIPELINE,
+}
 
 
 def _reason(error: httptools.HttpParserError) -> RequestError:
-    """Why the parser stopped: a limit of ours, or bytes that are no HTTP."""
-    if isinstance(error.__context__, HeadTooLarge):
+    """Why the parser stopped: a bound of ours, or bytes that are no HTTP."""
+    if isinstance(error.__context__, RequestError):
         return error.__context__
     return Malformed("the request is not HTTP/1.1", mend="send it with an HTTP client")
+
+
+def _has_body(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether a head announces a body; the parser has seen that its length is a number."""
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and bool(value.strip(b"0")))
+        for name, value in headers
+    )
+
+
+def _look_at(connection: Connection, now: float) -> None:
+    try:
+        connection.look(now)
+    except Exception:  # noqa: BLE001  one connection's mistake is not the others'
+        _log.exception("a connection could not be looked at, and is closed")
+        connection.transport.abort()

@@ -35,6 +35,9 @@ class TeiRequest(BaseModel):
     model: str | None = Field(default=None, description="the task, where there are several")
     task: str | None = Field(default=None, description="the same")
     head: str | None = Field(default=None, description="without it the first choice")
+    parameters: dict[str, None] | None = Field(
+        default=None, description="of the Hugging Face inference API: the reply is then a batch"
+    )
 
 
 class TeiScore(_Reply):

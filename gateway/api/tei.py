@@ -19,19 +19,28 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope
 
 from gateway import __version__
-from gateway.api import asked, shapes
+from gateway.api import asked, ops, shapes
 from gateway.api.dialect import Access, Body, Dialect, Endpoint, Shown, json_response, told
 from gateway.api.limits import read_body
 from gateway.api.problems import problem_of
 from gateway.assembly import Gateway
 from gateway.contract.manifest import Head, HeadKind
-from gateway.errors import Draining, Invalid, ServingError, StudentFailed, Unanswered
+from gateway.errors import Invalid, StudentFailed, Unanswered
 from gateway.settings import ServerSettings
 from gateway.types import Answer, Instance, Terms
 
 _WANTED = '{"inputs": "..."}'
 _KEYS = frozenset(
-    {"inputs", "raw_scores", "truncate", "truncation_direction", "model", "task", "head"}
+    {
+        "inputs",
+        "raw_scores",
+        "truncate",
+        "truncation_direction",
+        "model",
+        "task",
+        "head",
+        "parameters",
+    }
 )
 _REFUSED = (400, 401, 404, 408, 413, 415, 422, 424, 429, 500, 503, 504)
 # TEI's own words for what went wrong, by HTTP status; all else is "validation".
@@ -93,10 +102,8 @@ def refuse(error: Exception) -> Response:
 def parse(body: bytes, query: Mapping[str, str], limits: ServerSettings) -> Question:
     """A body, and what the address says -> what is asked. Raises Malformed, Invalid, TooLarge."""
     content = asked.content(body, _WANTED)
-    if unknown := sorted(content.keys() - _KEYS):
-        raise Invalid(
-            f"{unknown[0][:60]}: unknown key", mend=f"the known keys are {', '.join(sorted(_KEYS))}"
-        )
+    asked.check_known(content, _KEYS)
+    _check_parameters(content.get("parameters"))
     if asked.flag(content, "raw_scores"):
         raise Invalid(
             "raw_scores: scores here are calibrated probabilities", mend="leave it out, or false"
@@ -107,7 +114,8 @@ def parse(body: bytes, query: Mapping[str, str], limits: ServerSettings) -> Ques
     inputs = content.get("inputs")
     if type(inputs) is not list:
         single = Instance(asked.text(inputs, "inputs", limits))
-        return Question(task, head, (single,), single=True)
+        # With `parameters` it is of the Hugging Face inference API, whose reply is always a batch.
+        return Question(task, head, (single,), single=content.get("parameters") is None)
     texts = [_alone(each, number) for number, each in enumerate(inputs)]
     return Question(task, head, asked.instances(texts, "inputs", limits), single=False)
 
@@ -157,11 +165,22 @@ class _Routes:
         )
 
     async def health(self, scope: Scope, receive: Receive) -> Body:  # noqa: ARG002
-        if not self._gateway.alive:
-            raise ServingError("a worker thread has ended", mend="restart the process")
-        if self._gateway.draining:
-            raise Draining("the gateway is shutting down", mend="send requests to another replica")
+        ops.check_ready(self._gateway)
         return Body(b"", kind=b"")
+
+
+def _check_parameters(value: Any) -> None:
+    """Raises Invalid, with its name, for a parameter that asks for something."""
+    if value is None:
+        return
+    if type(value) is not dict:
+        raise Invalid("parameters: no object", mend="send {}, or leave it out")
+    if given := sorted(name for name, wanted in value.items() if wanted is not None):
+        raise Invalid(
+            f"parameters.{given[0][:60]}: not offered; the reply has all labels, with calibrated "
+            "probabilities",
+            mend="leave it out",
+        )
 
 
 def _alone(value: Any, number: int) -> Any:

@@ -119,7 +119,8 @@ def serve(
         raise typer.Exit(server.serve(settings, read=read, replica=replica))
     from gateway import replicas as several
 
-    command = [sys.executable, "-m", "gateway", "serve", "--config", str(config)]
+    # -P: nothing of the working folder, whatever lies there, is taken for a module.
+    command = [sys.executable, "-P", "-m", "gateway", "serve", "--config", str(config)]
     same = ["--host", settings.server.host, "--replicas", str(count)]
     raise typer.Exit(several.serve(settings, [*command, *same]))
 

@@ -18,6 +18,7 @@ from gateway.errors import ServingError, SettingsError, UnderstudyError, UsageEr
 
 if TYPE_CHECKING:
     from urllib.error import HTTPError
+    from urllib.request import OpenerDirector
 
     from gateway.settings import Settings
 
@@ -71,7 +72,7 @@ class Gateways:
     ) -> dict[str, Any]:
         import json
         from urllib.error import HTTPError
-        from urllib.request import ProxyHandler, Request, build_opener
+        from urllib.request import Request
 
         headers = {"accept": "application/json"}
         if self.key:
@@ -80,8 +81,7 @@ class Gateways:
             headers |= {"content-type": kind, "content-length": str(size)}
         request = Request(url + path, data=body, headers=headers, method=method)  # noqa: S310  checked
         try:
-            # No proxy: the key is for nobody else's eyes.
-            with build_opener(ProxyHandler({})).open(request, timeout=_TIMEOUT_S) as reply:
+            with _opener().open(request, timeout=_TIMEOUT_S) as reply:
                 content: dict[str, Any] = json.load(reply)
                 return content
         except HTTPError as error:
@@ -131,10 +131,28 @@ def _urls(settings: Settings) -> tuple[str, ...]:
     )
 
 
+def _opener() -> OpenerDirector:
+    """What asks that one host and no other, no proxy either: the key is for nobody else's eyes."""
+    from urllib import request
+
+    opener = request.OpenerDirector()
+    opener.add_handler(request.HTTPHandler())
+    opener.add_handler(request.HTTPSHandler())
+    opener.add_handler(request.HTTPErrorProcessor())  # finds no handler of redirects, and refuses
+    opener.add_handler(request.HTTPDefaultErrorHandler())
+    return opener
+
+
 def _refusal(url: str, error: HTTPError) -> UnderstudyError:
     """What a gateway said no with, as an error of ours."""
     import json
 
+    if error.code < 400:
+        return UsageError(
+            f"{url}: it sends on to {error.headers.get('location', 'nowhere')[:200]!a} "
+            f"(status {error.code}), and the key goes nowhere else",
+            mend="name the gateway itself with --admin",
+        )
     try:
         said: Mapping[str, Any] = json.load(error)
         message, mend = f"{url}: {said['detail']} ({said['code']})", str(said["mend"])

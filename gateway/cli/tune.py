@@ -22,8 +22,12 @@ def tune(
     as_json: AsJson = False,
 ) -> None:
     """Measure how each student is best run here, and keep the choice for `serve`."""
+    import asyncio
+    import functools
+
     from gateway import settings as reader
     from gateway.contract.bundle import open_bundle
+    from gateway.rungs import start_workers
     from gateway.students import tuning
 
     settings = reader.load(config)
@@ -32,7 +36,8 @@ def tune(
     for name, task in settings.tasks.items():
         bundle = open_bundle(task.student.bundle)
         samples = given or [vector.text for vector in bundle.manifest.golden.vectors]
-        choice, trials = tuning.measure(bundle, samples, seconds=seconds)
+        start = functools.partial(start_workers, name, task)
+        choice, trials = asyncio.run(tuning.measure(bundle, samples, start, seconds=seconds))
         tuning.save(task.student.tuning, bundle, choice)
         found[name] = {"choice": asdict(choice), "trials": [asdict(trial) for trial in trials]}
     if as_json:

@@ -41,6 +41,9 @@ FILES = REQUIRED | {MANIFEST}
 _ENTRIES = 16  # a bundle has one folder and four files
 _RATIO = 100  # unpacked bytes for each packed one; tables of weights give 1 to 2, manifests 10
 _FREE = 4 * 2**20  # bytes that may unpack at any ratio: tar pads small files with zeros
+# Bytes of what stands before one file in a tar: a name takes 1 KiB. The library holds them all at
+# once, and looks through them in a time that grows with their square: here, half a second.
+_TAR_HEADER = 1 << 14
 _CHUNK = 1 << 20  # bytes
 _FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*-[0-9a-f]{12}")
 _PLAIN = re.compile(r"[A-Za-z0-9_.\-/]{1,300}")
@@ -51,6 +54,8 @@ _ZIP_END_SIZE = 22  # bytes, without a comment
 _ZIP64_LOCATOR = b"PK\x06\x07"
 _ZIP_ENTRY = 512  # bytes in a zip's directory; names are short here
 _ENCRYPTED = 0x1  # flag of a zip entry
+# Other compressions unpack as far, and fail on damage in manners of their own.
+_COMPRESSIONS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 _SEND = "send a tar or zip archive of the bundle's folder, as it was sealed"
 
 _DAMAGED = (
@@ -122,11 +127,11 @@ def _opened(source: BinaryIO, left: int) -> Iterator[Iterator[_Entry]]:
         return
     stream = gzip.GzipFile(fileobj=source) if start[:2] == _GZIP_START else source
     # As a stream: it never seeks, so that no header can lead the reader backwards.
-    metered = io.BufferedReader(_Metered(stream, left + _FREE))
-    with _readable():
+    metered = _Metered(stream, left + _FREE)
+    with _readable(), metered.header():  # it reads the first one at once
         tar = tarfile.open(fileobj=metered, mode="r|")  # noqa: SIM115  closed just below
     with tar:
-        yield _tar_entries(tar)
+        yield _tar_entries(tar, metered)
 
 
 @contextmanager
@@ -138,10 +143,11 @@ def _readable() -> Iterator[None]:
         raise BundleArchive(f"the archive cannot be read: {error}", mend=_SEND) from error
 
 
-def _tar_entries(archive: tarfile.TarFile) -> Iterator[_Entry]:
+def _tar_entries(archive: tarfile.TarFile, metered: _Metered) -> Iterator[_Entry]:
     while True:
         with _readable():
-            member = archive.next()
+            with metered.header():
+                member = archive.next()
             if member is None:
                 return
             plain = member.isreg() and not member.issparse() and member.size >= 0
@@ -159,6 +165,11 @@ def _zip_entries(archive: zipfile.ZipFile) -> Iterator[_Entry]:
         name, mode = info.orig_filename, info.external_attr >> 16
         if info.flag_bits & _ENCRYPTED:
             raise BundleArchive(f"{_shown(name)} is encrypted", mend=_SEND)
+        if info.compress_type not in _COMPRESSIONS:
+            raise BundleArchive(
+                f"{_shown(name)} is compressed in manner {info.compress_type}",
+                mend="store or deflate it, as zip archives do by default",
+            )
         if stat.S_ISLNK(mode):
             yield _Entry(name, "link", None)
         elif info.is_dir():
@@ -239,6 +250,14 @@ class _Metered(io.RawIOBase):
     def __init__(self, stream: BinaryIO | gzip.GzipFile, left: int) -> None:
         self._stream = stream
         self._left = left
+        self._header: int | None = None  # bytes that are left to the header being read
+
+    @contextmanager
+    def header(self) -> Iterator[None]:
+        """While it lasts, only a header is read. It bounds what the reader of a tar holds."""
+        self._header = _TAR_HEADER
+        yield
+        self._header = None
 
     def readable(self) -> bool:
         """It is read."""
@@ -248,6 +267,12 @@ class _Metered(io.RawIOBase):
         """Read into `buffer`. Raises BundleBomb."""
         data = self._stream.read(len(buffer))
         self._left -= len(data)
+        if self._header is not None:
+            self._header -= len(data)
+            if self._header < 0:
+                raise BundleBomb(
+                    f"what stands before a file has more than {_TAR_HEADER} bytes", mend=_SEND
+                )
         if self._left < 0:
             raise BundleBomb(
                 "the archive unpacks to more than a bundle may have",

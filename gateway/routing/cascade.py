@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from gateway import identity
 from gateway.errors import StudentFailed, TeacherError
@@ -63,7 +63,6 @@ class Cascade:
         observers: Sequence[Observer],
         fallback: OnUnavailable,
         audit_share: float = 0.0,
-        deadline_s: float | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.task = task
@@ -74,15 +73,12 @@ class Cascade:
         self._failures = FailureLog(task)
         self._fallback = fallback
         self._audit_share = audit_share
-        self._deadline_s = deadline_s
         self._clock = clock
 
     async def answer(self, instances: Sequence[Instance], terms: Terms = _PLAIN) -> list[Answer]:
         """Answer the instances of one request, in their order; observers are told of each."""
         started = time.perf_counter()
         rung = self.rung
-        if terms.deadline is None and self._deadline_s is not None:
-            terms = replace(terms, deadline=started + self._deadline_s)
         first = await self._ask_student(rung.student, instances, terms)
         decisions = [
             rung.policy.decide(instance, timed.prediction if timed else None, terms.wish)
@@ -137,7 +133,8 @@ class Cascade:
             prediction = await self.teacher.answer(instance, deadline=deadline)
         except TeacherError as error:
             self._failures.tell("teacher", error)
-            return _Taught(None, started, time.perf_counter(), error.code)
+            ended = time.perf_counter()
+            return _Taught(None, started, ended, failure=error.code, asked=error.asked)
         return _Taught(prediction, started, time.perf_counter())
 
     def _settle(
@@ -194,21 +191,26 @@ class Cascade:
 
     def _cost(self, timed: Timed | None, taught: _Taught | None) -> Cost:
         call = self._prices.teacher_call
+        asked = taught is not None and taught.asked  # whatever came of it: it may be billed
         return Cost(
             student=self._prices.student_time(timed.share) if timed else 0,
-            teacher=call if taught else 0,
-            avoided=0 if taught else call,
+            teacher=call if asked else 0,
+            avoided=0 if asked else call,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class _Taught:
-    """What came of asking the teacher: a prediction, or the code of the error."""
+    """What came of an escalation: the teacher's prediction, or the code of the error.
+
+    Not `asked`: the call was never begun, for want of time or of a place.
+    """
 
     prediction: Prediction | None
     started: float  # as time.perf_counter gives it
     ended: float
     failure: str = ""
+    asked: bool = True
 
 
 async def _nothing() -> None:

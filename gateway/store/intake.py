@@ -7,7 +7,7 @@ answer, and goes to the driver without a detour through the expressions of SQLAl
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from sqlalchemy import JSON, Connection, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gateway.store import tables
-from gateway.types import Answer, Audit, Prediction, Reason
+from gateway.types import Answer, Audit, FieldValue, Prediction, Reason
 
 StoreText = Literal["none", "hash", "full"]
 Row = tuple[Any, ...]
@@ -100,9 +100,9 @@ def _row(answer: Answer, text: StoreText) -> Row:
         _labels(answer.teacher),
         student.bundle if student else None,
         student.truncated if student else False,
-        instance.text.replace("\0", _NO_NUL) if full else None,
+        _kept(instance.text) if full else None,
         None if text == "none" else hashlib.sha256(instance.text.encode()).hexdigest(),
-        _json(dict(instance.fields)) if full else None,
+        _fields(instance.fields) if full else None,
         cost.student,
         cost.teacher,
         cost.avoided,
@@ -115,6 +115,19 @@ def _row(answer: Answer, text: StoreText) -> Row:
         1.0 if answer.teacher else answer.audit_propensity,
         answer.failure,
     )
+
+
+def _fields(given: Mapping[str, FieldValue]) -> str:
+    return _json(
+        {
+            _kept(name): _kept(value) if isinstance(value, str) else value
+            for name, value in given.items()
+        }
+    )
+
+
+def _kept(text: str) -> str:
+    return text.replace("\0", _NO_NUL)
 
 
 def _keep_audits(connection: Connection, audits: Sequence[Audit]) -> int:

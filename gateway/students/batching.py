@@ -63,6 +63,13 @@ class _Job:
         self.left = len(texts)  # texts without a result
         self.results: list[Timed | StudentFailed | None] = [None] * len(texts)
 
+    def settle(self, number: int, result: Timed | StudentFailed) -> None:
+        """A text has its result; the last one answers the request."""
+        self.results[number] = result
+        self.left -= 1
+        if not self.left and not self.future.done():
+            self.future.set_result(cast("list[Timed | StudentFailed]", self.results))
+
 
 _Entry = tuple[_Job, int]  # a text of a job, by its place
 
@@ -194,7 +201,7 @@ class Batcher:
             while queue and len(batch) < rows and room > 0:
                 job = queue.popleft()
                 if job.future.done() or (job.deadline is not None and now > job.deadline):
-                    self._drop(job)
+                    self._drop(job, _too_late())
                     continue
                 first = job.taken
                 last = min(first + _QUANTUM, first + rows - len(batch), len(job.texts))
@@ -217,58 +224,49 @@ class Batcher:
         self._tokens -= tokens
         return tokens
 
-    def _drop(self, job: _Job) -> None:
-        """Nobody waits for it any more, or no answer could come in time."""
+    def _drop(self, job: _Job, error: ServingError) -> None:
+        """What waits of it will not run; who still waits for it is told why."""
         for text in job.texts[job.taken :]:
             self._leaves(text)
         if not job.future.done():
-            job.future.set_exception(_too_late())
+            job.future.set_exception(error)
 
     def _ran(self, place: _Place, ran: Ran) -> None:
         """A worker has run its batch: give it the next, then hand out the results."""
         batch = place.batches.popleft()
         self._feed()
-        self._hand_out(batch, ran)
-
-    def _hand_out(self, batch: list[_Entry], ran: Ran) -> None:
         taken = ran.ended - ran.started
         share = taken / len(batch)
         for (job, number), outcome in zip(batch, ran.outcomes, strict=True):
             if isinstance(outcome, Exception):
-                job.results[number] = _as_student_failed(outcome)
+                job.settle(number, _as_student_failed(outcome))
             else:
-                job.results[number] = Timed(outcome, ran.started - job.since, taken, share)
-            job.left -= 1
-            if not job.left and not job.future.done():
-                job.future.set_result(cast("list[Timed | StudentFailed]", job.results))
+                job.settle(number, Timed(outcome, ran.started - job.since, taken, share))
         pace = taken / sum(self._tokens_of(job.texts[number]) for job, number in batch)
-        if taken:  # a batch that was lost took no time, and says nothing of the next
-            self._pace = pace if not self._pace else self._pace + _MEMORY * (pace - self._pace)
+        self._pace = pace if not self._pace else self._pace + _MEMORY * (pace - self._pace)
         self._finish()
         if self._observe is not None:  # last: whatever it does, the callers have their answers
             self._observe(len(batch), taken)
 
     def _lost(self, place: _Place) -> None:
-        """A worker has ended: its batches have failed. After the last one nobody is answered."""
+        """A worker has ended: what it held has failed. What waits is for those that are left."""
         place.open = False
         failed = StudentFailed("the worker ended while it ran this text", mend="send it again")
-        now = time.perf_counter()
         while place.batches:
-            batch = place.batches.popleft()
-            self._hand_out(batch, Ran([failed] * len(batch), now, now))
-        if any(each.open for each in self._places):
-            return
+            for job, number in place.batches.popleft():
+                job.settle(number, failed)
+        if not any(each.open for each in self._places):
+            self._give_up()
+        self._finish()  # whoever closes may have waited for this worker alone
+
+    def _give_up(self) -> None:
+        """No worker is left: nobody who waits will be answered."""
         self._refusal = self._refusal or ServingError(
             "every worker of the student has ended", mend="restart the process"
         )
         for queue in self._queues:
             while queue:
-                job = queue.popleft()
-                for text in job.texts[job.taken :]:
-                    self._leaves(text)
-                if not job.future.done():
-                    job.future.set_exception(self._refusal)
-        self._finish()
+                self._drop(queue.popleft(), self._refusal)
 
     def _finish(self) -> None:
         """Note the end: nothing is taken in any more, and nothing waits or runs."""

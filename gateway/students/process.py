@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import pickle
 import signal
 import socket
@@ -60,6 +61,7 @@ class ProcessWorker:
         self._student = student
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[None] = self._loop.create_future()
+        self._over = asyncio.Event()  # the child has closed its end
         ours, theirs = socket.socketpair()
         bundle = student.bundle
         command = [
@@ -82,7 +84,7 @@ class ProcessWorker:
     @property
     def alive(self) -> bool:
         """Whether the process runs."""
-        return self._process.poll() is None
+        return not self._over.is_set() and self._process.poll() is None
 
     def follow(self, ran: Callable[[Ran], None], ended: Callable[[], None]) -> None:
         """Say who is told of each batch and of the end."""
@@ -90,8 +92,7 @@ class ProcessWorker:
 
     async def ready(self) -> None:
         """Wait until the child has opened the bundle. Raises what it raised."""
-        await self._begun
-        await self._ready
+        await asyncio.shield(self._ready)  # one who gives up waiting ends nothing of ours
 
     def send(self, texts: Sequence[str]) -> None:
         """Run these texts next."""
@@ -99,9 +100,10 @@ class ProcessWorker:
 
     async def close(self) -> None:
         """Let the child end, and see that it does."""
-        await self._begun
+        await asyncio.shield(self._begun)
         self._line.end()
         await asyncio.to_thread(self._wait)
+        await self._over.wait()  # no open socket is left to the loop
 
     def _given(self) -> _Line:
         return self._line
@@ -146,6 +148,7 @@ class ProcessWorker:
 
     def _lost(self) -> None:
         """The child has ended."""
+        self._over.set()
         self._fail(StudentFailed("the student's process ended as it began", mend="see the log"))
         self._ended()
 
@@ -225,9 +228,21 @@ def work(
         return
     line.sendall(_framed(None))
     with line.makefile("rb", _READ) as reader:
-        while head := reader.read(_LENGTH.size):
-            texts = pickle.loads(reader.read(*_LENGTH.unpack(head)))  # noqa: S301  our parent's
+        while (texts := _received(reader)) is not None:
             line.sendall(_framed(_answer(student, texts)))
+
+
+def _received(reader: io.IOBase) -> list[str] | None:
+    """The next batch; None when the parent has said its last, be it in the midst of a frame."""
+    head = reader.read(_LENGTH.size)
+    if len(head) < _LENGTH.size:
+        return None
+    (size,) = _LENGTH.unpack(head)
+    body = reader.read(size)
+    if len(body) < size:
+        return None
+    texts: list[str] = pickle.loads(body)  # noqa: S301  our parent's
+    return texts
 
 
 def _opened(folder: Path, identity: str, threads: int, call_tokens: float) -> Student:
@@ -273,7 +288,8 @@ def _main(arguments: Sequence[str]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # they are for the parent, who ends our input in time
     folder, identity, threads, call_tokens = arguments
-    with socket.socket(fileno=0) as line:
+    # A parent that has died hears nothing, and there is nobody to tell.
+    with socket.socket(fileno=0) as line, contextlib.suppress(ConnectionError):
         work(line, Path(folder), identity, int(threads), float(call_tokens))
 
 

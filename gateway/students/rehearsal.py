@@ -1,6 +1,6 @@
 """A bundle is first loaded in a process of its own, where it can do no harm.
 
-    python -m gateway.students.rehearsal FOLDER MEMORY_BYTES CPU_SECONDS
+    python -P -m gateway.students.rehearsal FOLDER MEMORY_BYTES CPU_SECONDS
 
 opens the bundle there, runs its golden vectors and every length, and prints one JSON object. A
 crash, an endless loop and a swollen memory end that process, and become refusals here. It knows
@@ -68,14 +68,15 @@ def rehearse(folder: Path, *, environment: Mapping[str, str], caps: Caps | None 
     opening raised there, or BundleCrashed, BundleSlow or BundleMemory.
     """
     caps = caps or Caps()
-    command = [sys.executable, "-m", _MODULE, str(folder), str(caps.memory_bytes), str(caps.cpu_s)]
+    # -P: nothing of the working folder, whatever lies there, is taken for a module.
+    command = [sys.executable, "-P", "-m", _MODULE]
     try:
         done = subprocess.run(  # noqa: S603  our own module
-            command,
+            [*command, str(folder), str(caps.memory_bytes), str(caps.cpu_s)],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=caps.wall_s,
-            env={each: environment[each] for each in _ENVIRONMENT & environment.keys()} | _ALONE,
+            env=handed_on(environment) | _ALONE,
             check=False,
         )
     except subprocess.TimeoutExpired as error:
@@ -87,6 +88,11 @@ def rehearse(folder: Path, *, environment: Mapping[str, str], caps: Caps | None 
             f"{folder.name}: the rehearsal took more than {caps.cpu_s} s of a core", mend=_MEND
         )
     _judge(folder.name, done)
+
+
+def handed_on(environment: Mapping[str, str]) -> dict[str, str]:
+    """What a process that runs a bundle, for trial or to serve, is given of the environment."""
+    return {name: environment[name] for name in _ENVIRONMENT & environment.keys()}
 
 
 def warm(student: Student) -> None:

@@ -1,19 +1,20 @@
 """How a student is best run on this host: measured once by `understudy tune`, read at each start.
 
 What is measured: how many workers and how many threads of one ORT call give the most texts a
-second, and what a call costs beside its tokens (see `lengths`). What was measured holds for one
-bundle on one kind of host; for any other it is not used.
+second, and what a call costs beside its tokens (see `lengths`). The workers are those that would
+serve, and a batcher feeds them, so that what the event loop and the way to a process cost is in the
+figures. What was measured holds for one bundle on one kind of host; for any other it is not used.
 """
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import platform
 import statistics
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,16 @@ import orjson
 
 from gateway import cores
 from gateway.contract.bundle import Bundle
+from gateway.errors import StudentFailed
+from gateway.students.batching import Batcher
 from gateway.students.lengths import CALL_TOKENS
 from gateway.students.student import Session, Student
+from gateway.students.workers import Worker
 
-_BATCH = 16  # texts that a busy worker takes at once
+Start = Callable[[Student, int], Awaitable[Sequence[Worker]]]  # so many workers for a student
+
+_BATCH = 16  # texts that a busy worker takes at once, and of a request
+_WAITING = 3  # requests for each worker: one that runs, one that it holds ahead, one in the queue
 _ROWS = (1, 2, 4)  # shapes from which the cost of a call is fitted
 _WIDTHS = (8, 16, 32)
 _REPEATS = 15  # runs of each shape; the median counts
@@ -58,10 +65,14 @@ def untuned() -> Tuning:
     return Tuning(workers=cores.available())
 
 
-def measure(
-    bundle: Bundle, texts: Sequence[str], *, seconds: float = _LEAST_S
+async def measure(
+    bundle: Bundle, texts: Sequence[str], start: Start, *, seconds: float = _LEAST_S
 ) -> tuple[Tuning, list[Trial]]:
-    """Try the ways to run a bundle here, and choose. `texts` are like those that will be served."""
+    """Try the ways to run a bundle here, and choose.
+
+    `texts` are like those that will be served; `start` gives the workers that would serve them.
+    Raises what keeps a worker from starting, or StudentFailed for a text that cannot be answered.
+    """
     most = cores.available()
     call_tokens = fit_call_tokens(Session(bundle.model))
     ways = [
@@ -76,8 +87,15 @@ def measure(
     speeds: dict[tuple[int, int], list[float]] = {way: [] for way in ways}
     for _ in range(_ROUNDS):
         for workers, threads in ways:
-            answer = students[threads].predict
-            speeds[workers, threads].append(_speed(answer, texts, workers, seconds / _ROUNDS))
+            batcher = Batcher(
+                students[threads], await start(students[threads], workers), max_rows=_BATCH
+            )
+            try:
+                await batcher.ready()
+                speed = await _speed(batcher, texts, workers, seconds / _ROUNDS)
+            finally:
+                await batcher.close()
+            speeds[workers, threads].append(speed)
     trials = [Trial(*way, statistics.median(found)) for way, found in speeds.items()]
     best = chosen(trials)
     return Tuning(best.workers, best.threads, call_tokens), trials
@@ -152,33 +170,20 @@ def _processor(source: Path = Path("/proc/cpuinfo")) -> str:
     return next((line.partition(":")[2].strip() for line in lines if "model name" in line), "")
 
 
-def _speed(
-    answer: Callable[[Sequence[str]], object], texts: Sequence[str], workers: int, seconds: float
-) -> float:
-    """Texts a second that so many threads get through."""
-    lock = threading.Lock()
-    batches = _endless(texts)
-    done = 0
-    started = time.perf_counter()
-
-    def work() -> None:
-        nonlocal done
-        while time.perf_counter() - started < seconds:
-            with lock:
-                batch = next(batches)
-            answer(batch)
-            with lock:
-                done += len(batch)
-
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(workers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return done / (time.perf_counter() - started)
-
-
-def _endless(texts: Sequence[str]) -> Iterator[list[str]]:
+async def _speed(batcher: Batcher, texts: Sequence[str], workers: int, seconds: float) -> float:
+    """Texts a second that so many workers get through while others wait."""
     turn = itertools.cycle(texts)
-    while True:
-        yield list(itertools.islice(turn, _BATCH))
+    started = time.perf_counter()
+    asking = [_ask(batcher, turn, until=started + seconds) for _ in range(workers * _WAITING)]
+    return sum(await asyncio.gather(*asking)) / (time.perf_counter() - started)
+
+
+async def _ask(batcher: Batcher, turn: Iterator[str], *, until: float) -> int:
+    """Send one request after the other, at least one; returns the texts that were answered."""
+    done = 0
+    while not done or time.perf_counter() < until:
+        for each in await batcher.submit(list(itertools.islice(turn, _BATCH))):
+            if isinstance(each, StudentFailed):
+                raise each
+        done += _BATCH
+    return done

@@ -32,7 +32,10 @@ class Ran:
 
 
 class Worker(Protocol):
-    """Runs batches in the order in which they are sent."""
+    """Runs batches in the order in which they are sent.
+
+    When it ends it says so once, and says nothing of the batches that it still held.
+    """
 
     ahead: int  # batches that it may hold: the one that runs, and those that wait behind it
 

@@ -49,22 +49,27 @@ class Guard:
     async def answer(self, instance: Instance, *, deadline: float | None = None) -> Prediction:
         """Ask the teacher. `deadline` as time.perf_counter gives it.
 
-        Raises TeacherTimeout, TeacherUnavailable or what the teacher raises.
+        Raises TeacherTimeout, TeacherUnavailable or what the teacher raises; the error says whether
+        the call was begun.
         """
         limit = self._timeout if deadline is None else self._allowed(deadline)
         if self._calls >= self._most:
             raise TeacherUnavailable(
-                f"{self._calls} calls to {self.name} run or wait already", mend="try again later"
+                f"{self._calls} calls to {self.name} run or wait already",
+                mend="try again later",
+                asked=False,
             )
         self._calls += 1
+        asked = False
         try:
             async with asyncio.timeout(limit), self._places:
+                asked = True
                 started = time.perf_counter()
                 prediction = await self._teacher.answer(instance)
                 self._durations.append(time.perf_counter() - started)
                 return prediction
         except TimeoutError as error:
-            raise TeacherTimeout(f"{self.name} did not answer in {limit:.3g} s") from error
+            raise self._timed_out(limit, asked=asked) from error
         finally:
             self._calls -= 1
 
@@ -77,8 +82,18 @@ class Guard:
                 f"{self.name} was not asked: {max(0.0, left):.3g} s are left, "
                 f"half of its answers take longer than {usual:.3g} s",
                 mend="allow the request more time",
+                asked=False,
             )
         return min(self._timeout, left)
+
+    def _timed_out(self, limit: float, *, asked: bool) -> TeacherTimeout:
+        if asked:
+            return TeacherTimeout(f"{self.name} did not answer in {limit:.3g} s")
+        return TeacherTimeout(
+            f"{self.name} was not asked: no place was free in {limit:.3g} s",
+            mend="raise teacher.concurrency, or allow the request more time",
+            asked=False,
+        )
 
     async def close(self) -> None:
         """Close the guarded teacher."""

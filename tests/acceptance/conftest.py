@@ -42,7 +42,8 @@ def start(tmp_path: Path) -> Iterator[Starter]:
     with ExitStack() as stack:
 
         def starter(*, config: Path | None = None, **sections: object) -> Process:
-            path = config or settings_file(tmp_path, **sections)  # type: ignore[arg-type]
+            served = {"run_in": "processes", **sections}  # as by default
+            path = config or settings_file(tmp_path, **served)  # type: ignore[arg-type]
             return stack.enter_context(closing(Process(path)))
 
         yield starter

@@ -15,6 +15,8 @@ import openai
 import pytest
 import tritonclient.http as triton
 import tritonclient.http.aio as triton_aio
+from huggingface_hub import InferenceClient
+from huggingface_hub.errors import HfHubHTTPError
 from tritonclient.utils import InferenceServerException
 
 from gateway.api.auth import new_key
@@ -73,6 +75,17 @@ def tensor(module: Any, texts: Sequence[str], *, binary: bool) -> Any:
     found = module.InferInput("text", [len(texts)], "BYTES")
     found.set_data_from_numpy(np.array([text.encode() for text in texts], np.object_), binary)
     return found
+
+
+def test_the_client_of_the_hugging_face_hub_gets_labels_with_scores(
+    gateway: Process,
+) -> None:
+    client = InferenceClient(model=f"{gateway.url}/predict?task=tickets", token=KEY)
+    found = client.text_classification(CONFIDENT)
+    assert [each.label for each in found] == ["refund", "other", "fraud"]
+    assert found[0].score == pytest.approx(0.9975, abs=1e-3)
+    with pytest.raises(HfHubHTTPError, match=r"parameters\.top_k: not offered"):
+        client.text_classification(CONFIDENT, top_k=1)
 
 
 @pytest.mark.parametrize("binary", [True, False])

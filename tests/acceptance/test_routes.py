@@ -23,6 +23,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     """Its teacher says "other" to everything; a large amount is never the student's."""
     path = settings_file(
         tmp_path_factory.mktemp("gateway"),
+        run_in="processes",
         policy={"rules": [RULE]},
         tickets={"prices": {"teacher_usd_per_1000": 2.0}},
     )
@@ -35,6 +36,7 @@ def orphan(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     """Its teacher is down."""
     path = settings_file(
         tmp_path_factory.mktemp("orphan"),
+        run_in="processes",
         teacher={"scripted": {"fail_every": 1}},
         policy={"rules": [RULE]},
     )

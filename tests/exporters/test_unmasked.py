@@ -27,6 +27,7 @@ def _graph(nodes: Sequence[NodeProto], shapes: dict[str, Shape]) -> ModelProto:
         "far": np.float32(-1e4),
         "along": np.array([1], np.int64),
         "last": np.array([2], np.int64),
+        "end": np.array([-1], np.int64),
     }
     return helper.make_model(
         helper.make_graph(
@@ -68,6 +69,15 @@ MEAN = [
 SHAPES: dict[str, Shape] = {key: [*SHAPE] for key in ["states", "shifted", "seen"]}
 
 
+def _over(axes: str, counted: str) -> list[NodeProto]:
+    """A sum of the states, divided by a sum of the mask, both over these axes."""
+    return [
+        helper.make_node("ReduceSum", ["states", axes], ["total"], keepdims=0),
+        helper.make_node("ReduceSum", [counted, axes], ["count"], keepdims=1),
+        MEAN[3],
+    ]
+
+
 def _run(proto: ModelProto, **given: Any) -> Any:
     session = ort.InferenceSession(
         proto.SerializeToString(), options(threads=1), providers=["CPUExecutionProvider"]
@@ -105,8 +115,23 @@ def test_what_scales_shifts_and_counts_with_the_mask_is_computed_once() -> None:
             ],
             SHAPES,
         ),
+        (
+            [*REAL, *SHIFT, *MEAN[:2], helper.make_node("ReduceSum", ["kept"], ["count"]), MEAN[3]],
+            SHAPES,
+        ),
+        ([*REAL, *_over("last", "kept")], SHAPES),
+        ([*REAL[:1], *_over("end", "real")], SHAPES),
     ],
-    ids=["no shapes", "other shapes", "another use", "an output", "other axes"],
+    ids=[
+        "no shapes",
+        "other shapes",
+        "another use",
+        "an output",
+        "other axes",
+        "no axes",
+        "the hidden axis",
+        "the last axis of each",
+    ],
 )
 def test_a_mask_that_does_more_stays(nodes: list[NodeProto], shapes: dict[str, Shape]) -> None:
     proto = _graph(nodes, shapes)

@@ -6,11 +6,11 @@ import asyncio
 from typing import Any
 
 import pytest
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.api.dialect import Dialects
 from gateway.api.receipt import ABANDON
-from gateway.app import Shell
+from gateway.app import Shell, build_app
 from tests.conftest import Client
 
 
@@ -27,6 +27,32 @@ def test_an_id_that_is_not_plain_is_replaced(client: Client, bad: str) -> None:
     )
     assert len(reply.headers["x-request-id"]) == 32
     assert reply.headers["x-request-id"].isalnum()
+
+
+@pytest.mark.parametrize("path", ["/v1/predict", "/v1/chat/completions", "/predict", "/livez"])
+def test_a_path_with_a_control_character_is_not_there(client: Client, path: str) -> None:
+    for place in (f"{path}%0A", f"{path}%00", f"%7F{path}"):
+        assert client.post(place, json={"input": "a", "inputs": "a"}).status_code == 404
+
+
+def test_what_the_shell_has_not_chosen_is_run_by_nobody(client: Client) -> None:
+    """The router reads a path otherwise than the shell where it ends with a line break."""
+    pages = build_app(client.gateway)._pages
+    inner = Client(with_state(pages))
+    body = {"input": "a", "inputs": "a"}
+    for path in ("/v1/predict", "/predict", "/v2/repository/models/tickets/load"):
+        for place in (path, f"{path}%0A"):
+            reply = inner.post(place, json=body)
+            assert (reply.status_code, "no such path" in reply.text) == (404, True)
+
+
+def with_state(app: ASGIApp) -> ASGIApp:
+    """The pages without their shell, and with the name that it gives a request."""
+
+    async def called(scope: Scope, receive: Receive, send: Send) -> None:
+        await app({**scope, "state": {"request_id": "1"}}, receive, send)
+
+    return called
 
 
 def test_two_requests_without_an_id_get_two(client: Client) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +19,17 @@ from gateway.errors import (
     BundleMismatch,
     BundleMissing,
     Draining,
+    RecordsUnavailable,
     SettingsError,
     StudentFailed,
     UnknownTask,
 )
 from gateway.settings import Settings
 from gateway.students.student import Student
-from gateway.types import Answer, Instance, Prediction, Reason, Route
+from gateway.types import Answer, Instance, Prediction, Reason, Route, Terms
 from tests.factories import CONFIDENT, TASK, UNSURE, settings_file, tiny_bundle
+
+SOON = 30.0  # seconds; far beyond what any wait here takes
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +92,37 @@ def test_every_answer_is_on_record_when_it_has_closed(tmp_path: Path) -> None:
     assert gateway.writer is not None
     account = gateway.writer.records
     assert (account.stored, account.dropped) == (2, 0)
+
+
+def test_the_deadline_of_a_task_ends_the_wait_for_the_teacher(tmp_path: Path) -> None:
+    slow = {"scripted": {"delay_ms": 3_600_000}, "timeout_s": 3_600}
+    chosen = loaded(tmp_path, teacher=slow)
+    task = chosen.tasks["tickets"].model_copy(update={"deadline_ms": 300.0})
+    chosen = chosen.model_copy(update={"tasks": {"tickets": task}})
+
+    async def work() -> Answer:
+        async with open_gateway(chosen) as gateway, asyncio.timeout(SOON):
+            return (await gateway.answer(None, [Instance(UNSURE)], Terms())).answers[0]
+
+    answer = asyncio.run(work())
+    assert (answer.route, answer.failure) == (Route.FALLBACK, "teacher_timeout")
+
+
+def test_the_deadline_of_a_task_ends_the_wait_for_its_records(tmp_path: Path) -> None:
+    strict = {"path": "records.db", "ack": "strict", "strict_wait_ms": 60_000}
+    chosen = loaded(tmp_path, records=strict)
+    task = chosen.tasks["tickets"].model_copy(update={"deadline_ms": 300.0})
+    chosen = chosen.model_copy(update={"tasks": {"tickets": task}})
+
+    async def work() -> None:
+        async with open_gateway(chosen) as gateway:
+            with closing(sqlite3.connect(tmp_path / "records.db", isolation_level=None)) as other:
+                other.execute("BEGIN EXCLUSIVE")
+                with pytest.raises(RecordsUnavailable, match="not committed in time"):
+                    async with asyncio.timeout(SOON):
+                        await gateway.answer(None, [Instance(CONFIDENT)], Terms())
+
+    asyncio.run(work())
 
 
 def test_a_threshold_of_the_settings_replaces_the_certified_one(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 import typer
 
-from gateway import __version__, cli, settings
+from gateway import __version__, cli, replicas, settings
 from gateway.assembly import open_gateway
 from gateway.cli.doctor import _cpu_flags
 from gateway.errors import SettingsError
+from gateway.settings import Settings
 from gateway.types import Instance
 from tests.factories import CONFIDENT, UNSURE, settings_file, tiny_bundle
 
@@ -385,3 +386,30 @@ def test_the_gateways_commands_import_nothing_of_the_offline_side(tmp_path: Path
         check=True,
     )
     assert ran.stdout.splitlines()[-1] == "[]"
+
+
+def test_replicas_run_nothing_of_the_working_folder(
+    understudy: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command that starts them, asked for its version where another numpy lies."""
+    started: list[Sequence[str]] = []
+
+    def serve(_settings: Settings, command: Sequence[str]) -> int:
+        started.append(command)
+        return 0
+
+    monkeypatch.setattr(replicas, "serve", serve)
+    config = settings_file(tmp_path, records={"enabled": False})
+    assert understudy("serve", "--config", config, "--replicas", "2").status == 0
+    python, _, rest = " ".join(started[0]).partition(" -m gateway serve ")
+    assert rest.startswith(f"--config {config}")
+    (tmp_path / "typer.py").write_text("raise SystemExit(9)")
+    done = subprocess.run(
+        [*python.split(), "-m", "gateway", "version"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(Path.cwd())},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, f"{__version__}\n")

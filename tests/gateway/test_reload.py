@@ -315,7 +315,7 @@ def test_with_anything_wrong_nothing_changes(
 def test_of_several_tasks_none_changes_where_one_cannot(tmp_path: Path) -> None:
     bundles = tmp_path / "bundles"
     first = {
-        "student": {"bundle": str(tiny_bundle(bundles)), "workers": 1},
+        "student": {"bundle": str(tiny_bundle(bundles)), "workers": 1, "run_in": "threads"},
         "teacher": {"scripted": {"labels": {"intent": "other"}}},
     }
     new = tiny_bundle(bundles, seed=1)

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import httpx2
 import pytest
@@ -25,10 +26,13 @@ def command(config: Path) -> list[str]:
     return [sys.executable, "-m", "gateway", "serve", "--config", str(config)]
 
 
-def several(folder: Path) -> tuple[Settings, list[str]]:
+def several(
+    folder: Path, *, run_in: Literal["processes", "threads"] = "threads"
+) -> tuple[Settings, list[str]]:
     """Settings of two replicas without records, and the command that starts one of them."""
     path = settings_file(
         folder,
+        run_in=run_in,
         server={"port": 0, "replicas": 2},
         admin={"port": two_free_ports()},
         records={"enabled": False},
@@ -42,10 +46,11 @@ def admins(of: Settings) -> list[str]:
     return [f"http://127.0.0.1:{place.port}" for place in places if place is not None]
 
 
-def children() -> list[int]:
-    """The processes that this one has started and that have not ended."""
-    me = os.getpid()
-    return [int(each) for each in Path(f"/proc/{me}/task/{me}/children").read_text().split()]
+def children(of: int | None = None) -> list[int]:
+    """The processes that one, or else this one, has started and that have not ended."""
+    parent = of or os.getpid()
+    threads = Path(f"/proc/{parent}/task").glob("*/children")
+    return [int(each) for thread in threads for each in thread.read_text().split()]
 
 
 def is_up(url: str) -> bool:
@@ -113,15 +118,92 @@ def test_one_that_has_died_is_started_again_and_the_other_is_left_alone(tmp_path
     assert len(set(after) - set(died)) == 2
 
 
-def test_leaving_does_not_wait_for_one_that_has_died(tmp_path: Path) -> None:
+def test_one_whose_workers_have_ended_leaves_and_is_started_again(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config, start = several(tmp_path, run_in="processes")
+
+    def visit() -> None:
+        until(lambda: all(is_up(admin) for admin in admins(config)))
+        broken, sound = before = children()
+        for worker in children(broken):
+            os.kill(worker, signal.SIGKILL)
+        until(lambda: broken not in children())
+        until(lambda: len(children()) == len(before))
+        until(lambda: all(is_up(admin) for admin in admins(config)))
+        assert sound in children()
+
+    assert served(lambda: replicas.serve(config, start), visit) == 0
+    said = capfd.readouterr().err
+    assert "a worker has ended, and this replica leaves" in said
+    assert said.count("a replica has ended") == 1
+
+
+def test_leaving_does_not_wait_for_one_that_has_died_and_does_not_fail_for_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     config, start = several(tmp_path)
 
     def visit() -> None:
         until(lambda: all(is_up(admin) for admin in admins(config)))
         os.kill(children()[0], signal.SIGKILL)
-        until(lambda: len(children()) == 1)
+        until(lambda: "a replica has ended" in capfd.readouterr().err)
 
-    assert served(lambda: replicas.serve(config, start), visit) == 128 + signal.SIGKILL
+    assert served(lambda: replicas.serve(config, start), visit) == 0
+
+
+def test_one_that_cannot_be_started_again_is_tried_again_later(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config, (python, *options) = several(tmp_path)
+    program = tmp_path / "python"
+    program.write_text(f'#!/bin/sh\nexec {python} "$@"\n')
+    program.chmod(0o755)
+
+    def visit() -> None:
+        until(lambda: all(is_up(admin) for admin in admins(config)))
+        program.rename(tmp_path / "away")
+        os.kill(children()[0], signal.SIGKILL)
+        until(lambda: "a replica cannot be started" in capfd.readouterr().err)
+        (tmp_path / "away").rename(program)
+        until(lambda: all(is_up(admin) for admin in admins(config)))
+
+    assert served(lambda: replicas.serve(config, [str(program), *options]), visit) == 0
+
+
+REPLICA = """
+import pathlib, signal, sys, time
+folder, number = pathlib.Path(sys.argv[1]), sys.argv[-1]
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+(folder / f"begun-{number}").touch()
+while not (folder / f"go-{number}").exists():
+    time.sleep(0.02)
+signal.signal(signal.SIGHUP, lambda *_: (folder / f"heard-{number}").touch())
+print("understudy: ready on http://a (tasks: tickets)", flush=True)
+while True:
+    signal.pause()
+"""  # a hang-up ends it until it is ready
+
+
+def test_a_reload_waits_for_those_that_are_being_started(tmp_path: Path) -> None:
+    config, _ = several(tmp_path)
+
+    def exists(name: str) -> bool:
+        return (tmp_path / name).exists()
+
+    def visit() -> None:
+        until(lambda: exists("begun-0"))
+        os.kill(os.getpid(), signal.SIGHUP)
+        (tmp_path / "go-0").touch()
+        until(lambda: exists("heard-0") and exists("begun-1"))
+        (tmp_path / "heard-0").unlink()
+        os.kill(os.getpid(), signal.SIGHUP)
+        until(lambda: exists("heard-0"))
+        (tmp_path / "go-1").touch()
+        until(lambda: exists("heard-1"))
+
+    start = [sys.executable, "-c", REPLICA, str(tmp_path)]
+    assert served(lambda: replicas.serve(config, start), visit) == 0
 
 
 def test_what_no_replica_can_serve_ends_the_parent_with_their_status(

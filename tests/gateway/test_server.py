@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -10,13 +11,13 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 import pytest
 import uvloop
 
-from gateway import settings
+from gateway import server, settings
 from gateway.address import bind, listen
 from gateway.app import build_app
 from gateway.assembly import open_gateway
@@ -25,6 +26,7 @@ from gateway.server import _Server, serve
 from gateway.settings import AdminSettings
 from gateway.store import records
 from gateway.store.database import open_database
+from gateway.students.student import Student
 from gateway.types import Route
 from tests.factories import CONFIDENT, settings_file
 from tests.patience import two_free_ports
@@ -91,21 +93,128 @@ def test_metrics_and_administration_may_have_an_address_of_their_own(tmp_path: P
     assert (found["main /metrics"], found["admin predict"]) == (404, 404)
 
 
+def test_a_hang_up_before_there_is_anything_to_reload_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings.load(settings_file(tmp_path, server={"port": 0}))
+    heard: list[int] = []
+
+    def hang_up() -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+
+    before = signal.signal(signal.SIGHUP, lambda number, _frame: heard.append(number))
+    monkeypatch.setattr(server, "raise_file_limit", hang_up)  # what a process does first
+    try:
+        assert serve(config, on_ready=lambda _url: os.kill(os.getpid(), signal.SIGTERM)) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert heard == []
+
+
+class Aborted:
+    """A listener of whose connections the first has gone when it is accepted."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+        self._gone = False
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """The next connection. Raises ConnectionAbortedError for the first."""
+        if not self._gone:
+            self._gone = True
+            raise ConnectionAbortedError
+        return self._listener.accept()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._listener, name)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_replica_that_can_no_longer_answer_leaves_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings.load(settings_file(tmp_path, server={"port": 0}))
+    seen: list[str] = []
+
+    def ends(*_arguments: object) -> None:
+        raise SystemExit  # ends the worker's thread, as nothing that is caught would
+
+    def on_ready(url: str) -> None:
+        monkeypatch.setattr(Student, "predict", ends)
+        threading.Thread(target=lambda: seen.append(post(url, CONFIDENT)["reason"])).start()
+
+    assert serve(config, replica=0, on_ready=on_ready) == 1
+    assert seen == ["student_failed"]  # who had asked was still answered
+
+
+def refused(url: str, request: bytes) -> tuple[int, bytes, Any]:
+    """Status, head and JSON of the reply to bytes that the connection does not hand on."""
+    host, _, port = url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(request)
+        said = b"".join(iter(lambda: connection.recv(65_536), b""))
+    head, _, body = said.partition(b"\r\n\r\n")
+    return int(head.split()[1]), head, json.loads(body)
+
+
+def test_what_a_connection_refuses_is_said_as_the_protocol_of_its_path_has_it(
+    tmp_path: Path,
+) -> None:
+    config = settings.load(settings_file(tmp_path, server={"port": 0, "receipt_s": 0.3}))
+    named = b" HTTP/1.1\r\nhost: a\r\nx-request-id: q-7\r\n"
+    upgrade = named + b"connection: upgrade\r\nupgrade: h2c\r\ncontent-length: 5\r\n\r\n"
+    found: dict[str, tuple[int, bytes, Any]] = {}
+
+    def visit(url: str) -> None:
+        try:
+            found["tei"] = refused(url, b"POST /predict?head=a" + upgrade)
+            large = b"x-pad: " + b"p" * 40_000 + b"\r\n\r\n"
+            found["openai"] = refused(url, b"GET /v1/chat/completions" + named + large)
+            half = b"content-length: 5\r\n\r\n{"
+            found["oip"] = refused(url, b"POST /v2/models/tickets/infer" + named + half)
+            found["ours"] = refused(url, b"POST /v1/predict" + named + half)
+            found["nobody's"] = refused(url, b"no HTTP at all\r\n\r\n")
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def on_ready(url: str) -> None:
+        threading.Thread(target=visit, args=(url,)).start()
+
+    assert serve(config, on_ready=on_ready) == 0
+    assert {name: status for name, (status, _, _) in found.items()} == {
+        "tei": 400,
+        "openai": 431,
+        "oip": 408,
+        "ours": 408,
+        "nobody's": 400,
+    }
+    for name in ("tei", "openai", "oip", "ours"):
+        assert b"\r\nx-request-id: q-7\r\n" in found[name][1]
+        assert found[name][1].endswith(b"\r\nconnection: close")
+    assert found["tei"][2].keys() == {"error", "error_type"}
+    assert found["openai"][2]["error"]["type"] == "invalid_request_error"
+    assert found["oip"][2].keys() == {"error"}
+    assert (found["ours"][2]["code"], found["ours"][2]["instance"]) == ("too_slow", "q-7")
+    _, head, problem = found["nobody's"]
+    assert f"x-request-id: {problem['instance']}".encode() in head
+
+
 def test_who_has_connected_before_the_end_is_still_answered(tmp_path: Path) -> None:
     config = settings.load(settings_file(tmp_path, server={"port": 0}))
 
     async def play() -> list[bytes]:
         with bind(config.server) as listener:
             async with open_gateway(config) as gateway:
-                server = _Server(gateway, build_app(gateway))
-                server.config.load()
-                server.lifespan = server.config.lifespan_class(server.config)
-                await server.startup([listener])
+                serving = _Server(gateway, build_app(gateway))
+                serving.config.load()
+                serving.lifespan = serving.config.lifespan_class(serving.config)
+                await serving.startup([listener])
                 # The event loop does not run in between: the kernel has them, and nobody else.
                 waiting = [socket.create_connection(listener.getsockname()) for _ in range(5)]
                 waiting[0].sendall(b"GET /readyz HTTP/1.1\r\nhost: a\r\n\r\n")
-                server.stop()
-                leaving = asyncio.create_task(server.shutdown([listener]))
+                serving.stop()
+                gone_first = cast("socket.socket", Aborted(listener))
+                leaving = asyncio.create_task(serving.shutdown([gone_first]))
                 await asyncio.sleep(0)
                 for each in waiting[1:]:
                     each.sendall(b"GET /readyz HTTP/1.1\r\nhost: a\r\n\r\n")

@@ -203,6 +203,27 @@ def test_the_administration_has_an_address_where_it_is_asked_for_and_where_it_mu
     assert free.admin_of(1) == AdminSettings(port=0)
 
 
+def test_the_administration_of_the_last_replica_needs_a_port_too(path: Path) -> None:
+    three = {"replicas": 3}
+    (line,) = refused(path, server=three, admin={"port": 65_534}, records={"enabled": False})
+    assert "admin.port 65534 is too high for server.replicas 3" in line
+    fits = load(path, server=three, admin={"port": 65_533}, records={"enabled": False})
+    assert fits.admin_of(2) == AdminSettings(port=65_535)
+
+
+@pytest.mark.parametrize("port", [9000, 9002])
+def test_the_server_has_no_port_that_its_administration_takes(path: Path, port: int) -> None:
+    server = {"replicas": 3, "port": port}
+    (line,) = refused(path, server=server, admin={"port": 9000}, records={"enabled": False})
+    assert f"server.port {port} is one that the administration takes: admin.port 9000" in line
+    for beside in ({"port": 9003}, {"port": 8999}, {"port": 0}, {"port": port, "host": "::1"}):
+        several = {"replicas": 3, **beside}
+        load(path, server=several, admin={"port": 9000}, records={"enabled": False})
+    anywhere = {**server, "host": "0.0.0.0"}  # noqa: S104
+    keys = [{"name": "ops", "sha256": HASH}]
+    refused(path, server=anywhere, admin={"port": 9000}, records={"enabled": False}, keys=keys)
+
+
 def test_several_replicas_need_records_that_they_share(path: Path) -> None:
     (line,) = refused(path, server={"replicas": 2})
     assert "server.replicas 2" in line

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from gateway import settings
 from gateway.assembly import Gateway, open_gateway
 from gateway.contract import archive
+from gateway.contract.bundle import Bundle
 from gateway.contract.manifest import Head, HeadKind, Task
 from gateway.errors import (
     BundleCorrupt,
@@ -22,7 +24,7 @@ from gateway.errors import (
     SettingsError,
     UnderstudyError,
 )
-from gateway.students.registry import ROLES
+from gateway.students.registry import ROLES, Registry
 from gateway.succession import Succession
 from gateway.types import Answer, Instance, Route, Terms
 from tests.factories import CONFIDENT, TASK, UNSURE, settings_file, tiny_bundle
@@ -93,6 +95,9 @@ def test_a_bundle_that_serves_already_changes_nothing(tmp_path: Path) -> None:
         rung = gateway.tasks[TASK.name].rung
         change = await succession.swap(succession.roles.serving, by="test")
         assert (change.changed, change.previous) == (False, None)
+        for result, times in (("unchanged", 1), ("swapped", 0)):
+            name = f'swaps_total{{result="{result}",task="{TASK.name}"}}'
+            assert series(gateway, name) == times
         assert gateway.tasks[TASK.name].rung is rung
 
     during(tmp_path, work)
@@ -105,6 +110,7 @@ def test_going_back_takes_the_student_that_is_still_loaded(tmp_path: Path) -> No
         await succession.swap(name, by="test")
         change = await succession.roll_back(by="test")
         assert change.previous == name
+        assert series(gateway, f'swaps_total{{result="rolled_back",task="{TASK.name}"}}') == 1
         assert gateway.tasks[TASK.name].rung.student is first.student
         assert (await succession.roll_back(by="test")).serving == name
 
@@ -341,6 +347,32 @@ def test_roles_that_cannot_be_written_leave_everything_as_it_was(tmp_path: Path)
         with pytest.raises(SettingsError, match=r"registry\.path"):
             await succession.swap(name, by="test")
         assert succession.roles.serving == old
+        assert (await ask(gateway)).route is Route.STUDENT
+
+    during(tmp_path, work)
+
+
+def test_a_student_made_ready_ends_when_the_one_that_serves_cannot_be_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work(gateway: Gateway, succession: Succession) -> None:
+        task = gateway.settings.tasks[TASK.name]
+        student = task.student.model_copy(update={"bundle": tiny_bundle(tmp_path / "new", seed=1)})
+        serving, keep = task.student.bundle, Registry.keep
+
+        def full(registry: Registry, path: Path) -> Bundle:
+            if path == serving:
+                raise OSError("no space left")
+            return keep(registry, path)
+
+        monkeypatch.setattr(Registry, "keep", full)
+        before = set(threading.enumerate())
+        with pytest.raises(OSError, match="no space left"):
+            await succession.prepare(task.model_copy(update={"student": student}))
+        assert len(succession._leaving) == 1
+        await asyncio.wait(succession._leaving)
+        begun = set(threading.enumerate()) - before
+        assert [each.name for each in begun if "student" in each.name] == []
         assert (await ask(gateway)).route is Route.STUDENT
 
     during(tmp_path, work)

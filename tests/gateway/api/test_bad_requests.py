@@ -194,7 +194,7 @@ def test_a_full_queue_is_overload_and_says_when_to_come_back(serve: Opener) -> N
 
 
 def test_a_student_that_has_closed_is_draining(client: Client) -> None:
-    client.gateway.tasks["tickets"].rung.student.close()
+    client.end_student()
     reply = client.post("/v1/predict", json={"input": CONFIDENT})
     assert (reply.status_code, reply.json()["code"]) == (503, "draining")
     assert reply.headers["retry-after"] == "1"
@@ -221,7 +221,7 @@ def test_a_mistake_on_another_page_is_a_bare_problem_too(client: Client) -> None
 def test_refusals_are_counted_by_status_and_task(client: Client) -> None:
     problem(client, b"{")
     problem(client, {"input": ""})
-    client.gateway.tasks["tickets"].rung.student.close()
+    client.end_student()
     problem(client, {"input": "a"})
     shown = client.get("/metrics").text
     assert 'understudy_requests_total{code="400",route="none",task="other"} 1.0' in shown

@@ -331,9 +331,13 @@ def test_probes_need_no_key_and_say_when_the_gateway_leaves(serve: Opener) -> No
     assert client.get("/v2/health/live").status_code == 200
 
 
-def test_a_worker_that_has_ended_is_not_live(client: Client) -> None:
-    client.gateway.tasks["tickets"].rung.student.close()
-    assert "worker thread has ended" in error(client.get("/v2/health/live"), 503)
+def test_a_worker_that_has_ended_is_neither_live_nor_ready(client: Client) -> None:
+    client.end_student()
+    for path in ("/v2/health/live", "/v2/health/ready", "/v2/models/tickets/ready"):
+        assert "a worker has ended" in error(client.get(path), 503)
+    (entry,) = client.post("/v2/repository/index").json()
+    assert (entry["state"], entry["reason"]) == ("UNAVAILABLE", "a worker has ended")
+    assert client.post("/v2/repository/index", json={"ready": True}).json() == []
 
 
 def test_the_index_lists_what_serves_and_leaves_out_what_is_leaving(client: Client) -> None:
@@ -397,10 +401,24 @@ def test_loading_belongs_to_the_address_of_administration(serve: Opener) -> None
     client = serve(admin={"port": 0})
     assert "no such path" in error(client.post(LOAD), 404)
     assert client.post("/v2/repository/index").status_code == 200
-    chief = Client(build_admin(client.gateway), raise_server_exceptions=False)
+    chief = Client(build_admin(client.gateway))
     chief.portal = client.portal
     assert chief.post(LOAD).status_code == 200
     assert chief.post(INFER, json=question("a")).status_code == 404
+
+
+@pytest.mark.parametrize("path", [LOAD, LOAD.replace("load", "unload"), INFER])
+def test_a_line_break_in_a_path_leads_nowhere_for_a_clients_key(serve: Opener, path: str) -> None:
+    key, digest = new_key("shop")
+    client = serve(keys=[{"name": "shop", "sha256": digest}])
+    for end in ("%0A", "%0D", "%00", "%7F"):
+        reply = client.post(path + end, headers={"x-api-key": key}, json=question("a"))
+        assert "no such path" in error(reply, 404)
+
+
+def test_a_page_of_another_site_may_not_load(serve: Opener) -> None:
+    evil = {"origin": "https://evil.example"}
+    assert "evil.example" in error(serve().post(LOAD, headers=evil), 403)
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,10 @@ def three(serve: Opener, tmp_path: Path) -> Client:
     }
     return serve(
         tasks={
-            name: {"student": {"bundle": str(path), "workers": 1}, "teacher": {"scripted": {}}}
+            name: {
+                "student": {"bundle": str(path), "workers": 1, "run_in": "threads"},
+                "teacher": {"scripted": {}},
+            }
             for name, path in bundles.items()
         }
     )
@@ -186,6 +189,7 @@ def test_settings_of_sampling_are_ignored(three: Client) -> None:
         ({"stream_options": []}, "stream_options"),
         ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
         ({"understudy": {"route": "nobody"}}, "understudy.route"),
+        ({"understudy": {"rout": "teacher"}}, "understudy.rout"),
         ({"understudy": {"priority": "audit"}}, "understudy.priority"),
         ({"understudy": {"deadline_ms": True}}, "understudy.deadline_ms"),
         ({"model": 5}, "model"),

@@ -84,7 +84,7 @@ def test_a_gateway_that_drains_is_not_ready_but_lives_and_answers(client: Client
 
 
 def test_a_gateway_whose_workers_have_ended_does_not_live(client: Client) -> None:
-    client.gateway.tasks["tickets"].rung.student.close()
+    client.end_student()
     reply = client.get("/livez")
     assert (reply.status_code, reply.json()["code"]) == (503, "unavailable")
 
@@ -101,11 +101,10 @@ def test_metrics_count_what_was_answered(client: Client) -> None:
 
 def test_the_openapi_document_has_every_route_its_shapes_and_its_problems(client: Client) -> None:
     document = client.get("/openapi.json").json()
-    assert set(document["paths"]) == {
-        "/v1/predict", "/v1/stats", "/v1/tasks", "/livez", "/readyz", "/metrics",
-    }  # fmt: skip
+    ours = {"/v1/predict", "/v1/stats", "/v1/tasks", "/livez", "/readyz", "/metrics"}
+    assert ours <= set(document["paths"])
     predict = document["paths"]["/v1/predict"]["post"]
-    assert {"200", "400", "401", "404", "413", "415", "422", "429", "503"} <= set(
+    assert {"200", "400", "401", "404", "413", "415", "422", "429", "431", "503"} <= set(
         predict["responses"]
     )
     body = predict["requestBody"]["content"]["application/json"]["schema"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ import uvloop
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
+from gateway.api import problems
 from gateway.api.limits import read_body
 from gateway.api.problems import TooSlow
 from gateway.api.receipt import ABANDON, PATIENCE, Connection, Door
@@ -132,7 +134,11 @@ async def listening(**limits: float) -> AsyncIterator[Place]:
         cut.set()
 
     state = ServerState()
-    door = Door(ServerSettings.model_validate(limits), count)
+    door = Door(
+        ServerSettings.model_validate(limits),
+        count,
+        lambda error, scope: problems.response(error, scope["path"]),
+    )
     place = Place(0, door, state, cuts, cut, asyncio.Event())
     config = uvicorn.Config(
         place.app,
@@ -417,8 +423,8 @@ def test_a_large_body_in_one_piece_with_its_head_is_no_large_head() -> None:
         visit.say(POST + b"content-length: 1000\r\n\r\n" + b"b" * 1000)
         assert len((await visit.hear())[2]) == 1000
         for size in (990, 10):
-            visit.say(HELLO * 20 + POST + b"content-length: %d\r\n\r\n" % size + b"b" * size)
-            for _ in range(20):
+            visit.say(HELLO * 15 + POST + b"content-length: %d\r\n\r\n" % size + b"b" * size)
+            for _ in range(15):
                 assert (await visit.hear())[2] == b"hello"
             assert len((await visit.hear())[2]) == size
 
@@ -497,6 +503,101 @@ def test_an_upgrade_that_is_not_offered_is_answered_as_it_stands() -> None:
         assert (await visit.hear())[0] == 200
 
     run(scene)
+
+
+@pytest.mark.parametrize(
+    "asks",
+    [
+        b"content-length: 47\r\n",
+        b"content-length: 047\r\n",
+        b"transfer-encoding: chunked\r\n",
+    ],
+)
+@pytest.mark.parametrize("begin", [b"POST /echo", b"CONNECT a:443"])
+def test_a_body_behind_an_upgrade_is_never_read_as_a_request(begin: bytes, asks: bytes) -> None:
+    async def scene(_place: Place, visit: Visit) -> None:
+        upgrade = b"host: a\r\nconnection: upgrade\r\nupgrade: h2c\r\n"
+        visit.say(begin + b" HTTP/1.1\r\n" + upgrade + asks + b"\r\n")
+        status, headers, body = await visit.hear()
+        assert (status, headers["connection"]) == (400, "close")
+        assert json.loads(body)["code"] == "malformed"
+        visit.say(b"GET /admin HTTP/1.1\r\nhost: a\r\nx-admin: yes\r\n\r\n")
+        assert await visit.rest() == b""
+
+    assert run(scene).headers == []
+
+
+def test_a_body_behind_a_mere_upgrade_header_is_a_body() -> None:
+    async def scene(_place: Place, visit: Visit) -> None:
+        visit.say(POST + b"upgrade: h2c\r\ncontent-length: 5\r\n\r\nhello" + HELLO)
+        assert [(await visit.hear())[2] for _ in range(2)] == [b"hello", b"hello"]
+
+    run(scene)
+
+
+def test_requests_behind_an_upgrade_in_the_same_piece_are_answered() -> None:
+    upgrade = POST + b"connection: upgrade\r\nupgrade: h2c\r\ncontent-length: 0\r\n\r\n"
+
+    async def scene(_place: Place, visit: Visit) -> None:
+        visit.say(upgrade + HELLO + upgrade + HELLO[:-1])
+        assert [(await visit.hear())[2] for _ in range(3)] == [b"", b"hello", b""]
+        visit.say(HELLO[-1:])
+        assert (await visit.hear())[2] == b"hello"
+
+    run(scene)
+
+
+def test_no_more_than_sixteen_requests_wait_on_a_connection() -> None:
+    async def scene(place: Place, visit: Visit) -> None:
+        visit.say(HELLO.replace(b"/echo", b"/slow") + HELLO * 2000)
+        await place.cut.wait()
+        (connection,) = place.state.connections
+        assert isinstance(connection, Connection)
+        assert len(connection.pipeline) == 16
+        place.may_answer.set()
+        replies = [await visit.hear() for _ in range(17)]
+        assert [body for _, _, body in replies] == [b"hello"] * 17
+        assert replies[-1][1]["connection"] == "close"
+        assert await visit.rest() == b""
+
+    assert run(scene).cuts == {"pipeline": 1}
+
+
+def test_a_client_that_leaves_with_requests_waiting_is_told_to_the_one_that_runs(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scene(place: Place, visit: Visit) -> None:
+        visit.say(HELLO.replace(b"/echo", b"/slow") * 3)
+        await until(lambda: bool(place.state.tasks))
+        visit.leave()
+        await until(lambda: bool(place.abandoned))
+        place.may_answer.set()
+        await until(lambda: not place.state.tasks)
+
+    with caplog.at_level(logging.WARNING):
+        place = run(scene)
+    assert place.abandoned == ["/slow"]
+    assert [type(error) for error in place.errors] == [Malformed]  # told that nobody is there
+    assert place.state.total_requests == 0  # and those behind it were never begun
+    assert caplog.records == []
+
+
+def test_a_connection_that_cannot_be_looked_at_is_closed_and_the_others_keep_their_deadlines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(_now: float) -> None:
+        raise ZeroDivisionError
+
+    async def scene(place: Place, visit: Visit) -> None:
+        await until(lambda: bool(place.state.connections))
+        (connection,) = place.state.connections
+        monkeypatch.setattr(connection, "look", fails)
+        async with visiting(place) as other:
+            other.say(POST)
+            assert await visit.rest() == b""
+            assert (await other.hear())[0] == 408
+
+    assert run(scene, receipt_s=2 * SHORT).cuts == {"receipt": 1}
 
 
 def test_a_reader_that_does_not_take_its_reply_is_cut() -> None:

@@ -57,13 +57,32 @@ def test_a_head_may_be_named_in_the_body_or_in_the_address(client: Client) -> No
     assert "name one of: intent, flags" in error(wrong, 422)
 
 
+def test_with_parameters_that_ask_for_nothing_the_reply_is_a_batch(client: Client) -> None:
+    plain = client.post("/predict", json={"inputs": CONFIDENT, "parameters": None}).json()
+    for parameters in ({}, {"top_k": None}):
+        body = {"inputs": CONFIDENT, "parameters": parameters}
+        assert client.post("/predict", json=body).json() == [plain]
+
+
+def test_of_many_answers_the_headers_say_how_often_each_route_was_taken(client: Client) -> None:
+    texts = [UNSURE] * 6 + [CONFIDENT] * 250
+    reply = client.post("/predict", json={"inputs": texts})
+    assert reply.headers["x-understudy-route"] == "student;n=250, teacher;n=6"
+    assert reply.headers["x-understudy-reason"] == "confident;n=250, low_confidence;n=6"
+    few = client.post("/predict", json={"inputs": texts[:7] + [CONFIDENT] * 9})
+    assert few.headers["x-understudy-route"] == ", ".join(["teacher"] * 6 + ["student"] * 10)
+
+
 def test_a_task_may_be_named_where_there_are_several(serve: Opener, tmp_path: Path) -> None:
     heads = (Head(name="words", kind=HeadKind.FLAGS, labels=("r", "f", "o", "u", "l")),)
     mail = tiny_bundle(tmp_path / "bundles", task=Task(name="mail", heads=heads))
     tickets = tiny_bundle(tmp_path / "bundles")
     client = serve(
         tasks={
-            name: {"student": {"bundle": str(path), "workers": 1}, "teacher": {"scripted": {}}}
+            name: {
+                "student": {"bundle": str(path), "workers": 1, "run_in": "threads"},
+                "teacher": {"scripted": {}},
+            }
             for name, path in (("tickets", tickets), ("mail", mail))
         }
     )
@@ -95,6 +114,10 @@ def test_a_task_may_be_named_where_there_are_several(serve: Opener, tmp_path: Pa
         ({"inputs": "a", "truncate": 1}, 422, "truncate: not true or false"),
         ({"inputs": "a", "head": 1}, 422, "head: not a name"),
         ({"inputs": "a", "imputs": "b"}, 422, "imputs: unknown key"),
+        ({"inputs": "a", "model": "m" * 129}, 422, "model: not a name"),
+        ({"inputs": "a", "model": "m" * 128}, 404, "no task"),
+        ({"inputs": "a", "parameters": []}, 422, "parameters: no object"),
+        ({"inputs": "a", "parameters": {"top_k": 1}}, 422, "parameters.top_k: not offered"),
     ],
 )
 def test_what_cannot_be_read_is_a_validation_error(
@@ -125,10 +148,10 @@ def test_without_a_key_only_health_is_shown(serve: Opener) -> None:
 
 def test_health_is_empty_and_says_when_the_gateway_leaves_or_is_broken(client: Client) -> None:
     assert client.get("/health").content == b""
+    client.end_student()
+    assert "a worker has ended" in error(client.get("/health"), 503, "unhealthy")
     client.gateway.draining = True
     assert "shutting down" in error(client.get("/health"), 503, "unhealthy")
-    client.gateway.tasks["tickets"].rung.student.close()
-    assert "worker thread" in error(client.get("/health"), 503, "unhealthy")
 
 
 def test_info_shows_the_labels_and_the_limits(client: Client) -> None:

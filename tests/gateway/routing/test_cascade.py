@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from gateway.routing.policy import EscalationPolicy
 from gateway.routing.risk import TextRule
 from gateway.students.batching import Batcher
 from gateway.students.student import Student
+from gateway.students.workers import ThreadWorker
 from gateway.teachers.guard import Guard
 from gateway.teachers.scripted import ScriptedTeacher
 from gateway.telemetry.pricing import Prices
@@ -77,12 +79,13 @@ class Room:
     calls: int = 0
     delay_s: float = 0.0
     deadline_s: float | None = None
+    concurrency: int = 8
 
     def answer(self, *texts: str, wish: Wish = Wish.AUTO) -> list[Answer]:
         """Open the cascade, ask it once, close it."""
 
         async def work() -> list[Answer]:
-            batcher = Batcher(self.student, workers=1, capacity=8)
+            batcher = Batcher(self.student, [ThreadWorker(self.student)], capacity=8)
             teacher = ScriptedTeacher(
                 TASK,
                 labels={"intent": "other"},
@@ -98,19 +101,21 @@ class Room:
                         rules=(TextRule("legal", re2.compile("solicitor")),),
                     ),
                 ),
-                teacher=Guard(teacher, timeout_s=30.0, concurrency=8),
+                teacher=Guard(teacher, timeout_s=30.0, concurrency=self.concurrency),
                 prices=self.prices,
                 observers=self.told,
                 fallback=self.fallback,
                 audit_share=self.audit_share,
-                deadline_s=self.deadline_s,
                 clock=lambda: 1_700_000_000.0,
             )
+            left = self.deadline_s
+            deadline = None if left is None else time.perf_counter() + left
+            terms = Terms(wish, deadline=deadline)
             try:
-                return await cascade.answer([Instance(text) for text in texts], Terms(wish))
+                return await cascade.answer([Instance(text) for text in texts], terms)
             finally:
                 self.calls = teacher.calls
-                await asyncio.to_thread(batcher.close)
+                await batcher.close()
 
         return asyncio.run(work())
 
@@ -287,6 +292,17 @@ def test_costs_are_those_of_who_was_asked(room: Room) -> None:
     assert unsure.cost.total == 2500 + round(100 * unsure.stages.busy)
 
 
+def test_a_call_that_was_never_begun_costs_nothing_and_is_avoided(room: Room) -> None:
+    room.delay_s, room.deadline_s, room.concurrency = 30.0, 0.2, 1
+    begun, waited = room.answer(UNSURE, UNSURE)
+    assert (begun.failure, waited.failure) == ("teacher_timeout", "teacher_timeout")
+    assert (begun.cost.teacher, begun.cost.avoided) == (2500, 0)
+    assert (waited.cost.teacher, waited.cost.avoided) == (0, 2500)
+    room.prices = Prices()
+    begun, waited = room.answer(UNSURE, UNSURE)
+    assert (begun.cost.teacher, waited.cost.teacher) == (None, 0)
+
+
 def test_an_unknown_price_stays_unknown(room: Room) -> None:
     room.prices = Prices()
     sure, unsure = room.answer(CONFIDENT, UNSURE)
@@ -345,7 +361,7 @@ def test_a_full_queue_is_the_callers_to_know(room: Room) -> None:
 
 def test_a_gateway_on_its_way_out_says_so(room: Room) -> None:
     async def work() -> None:
-        batcher = Batcher(room.student, workers=1)
+        batcher = Batcher(room.student, [ThreadWorker(room.student)])
         cascade = Cascade(
             task="tickets",
             rung=Rung(batcher, EscalationPolicy(threshold=0.5)),
@@ -354,7 +370,7 @@ def test_a_gateway_on_its_way_out_says_so(room: Room) -> None:
             observers=(),
             fallback=OnUnavailable(),
         )
-        await asyncio.to_thread(batcher.close)
+        await batcher.close()
         await cascade.answer([Instance(CONFIDENT)])
 
     with pytest.raises(Draining):

@@ -15,7 +15,7 @@ from gateway.store import tables
 from gateway.store.database import writing
 from gateway.store.intake import StoreText, keep
 from gateway.store.records import Counts, Record, Selection, count, each, latest, purge
-from gateway.types import Answer, Audit, Cost, Reason, Route, Stages
+from gateway.types import Answer, Audit, Cost, FieldValue, Instance, Reason, Route, Stages
 from tests.gateway.store.times import DAY, NOON, at
 from tests.gateway.telemetry.answers import audit, confident, escalated, identity, prediction
 
@@ -213,3 +213,16 @@ def test_a_nul_in_a_text_is_replaced_and_the_hash_is_of_the_real_one(engine: Eng
     store(engine, confident(1, text="a\0b"), text="full")
     assert only(engine).text == "a\ufffdb"
     assert only(engine).text_sha256 == hashlib.sha256(b"a\0b").hexdigest()
+
+
+def test_a_nul_in_a_field_is_replaced_in_its_name_and_its_value(engine: Engine) -> None:
+    fields: dict[str, FieldValue] = {
+        "a\0b": "c\0d",
+        "plain": r"\u0000",
+        "amount": 12.5,
+        "gone": None,
+    }
+    store(engine, replace(confident(1), instance=Instance("hello", fields)), text="full")
+    assert only(engine).fields == {
+        "a\ufffdb": "c\ufffdd", "plain": r"\u0000", "amount": 12.5, "gone": None,
+    }  # fmt: skip

@@ -17,6 +17,7 @@ from gateway.contract.bundle import open_bundle
 from gateway.errors import DeadlinePassed, Draining, Overloaded, ServingError, StudentFailed
 from gateway.students.batching import Batcher, Timed
 from gateway.students.student import Student
+from gateway.students.workers import ThreadWorker
 from gateway.types import Prediction, Priority, Terms
 from tests.factories import CONFIDENT, UNSURE, tiny_bundle
 
@@ -83,6 +84,11 @@ def restless() -> Iterator[None]:
     sys.setswitchinterval(before)
 
 
+def threads(student: Student, count: int) -> list[ThreadWorker]:
+    """So many workers that run this student."""
+    return [ThreadWorker(student) for _ in range(count)]
+
+
 def timed(results: Sequence[Timed | StudentFailed]) -> list[Timed]:
     """The results, none of which may be a failure."""
     assert not any(isinstance(each, StudentFailed) for each in results)
@@ -95,9 +101,9 @@ def intents(results: Sequence[Timed | StudentFailed]) -> list[str]:
 
 def test_one_request_gets_its_results_in_order(student: Recorder) -> None:
     async def work() -> list[Timed | StudentFailed]:
-        batcher = Batcher(student, workers=2, max_rows=2)
+        batcher = Batcher(student, threads(student, 2), max_rows=2)
         results = await batcher.submit(["fraud", "refund", "hello", "fraud", "refund"])
-        await asyncio.to_thread(batcher.close)
+        await batcher.close()
         return results
 
     results = timed(asyncio.run(work()))
@@ -110,12 +116,12 @@ def test_one_request_gets_its_results_in_order(student: Recorder) -> None:
 
 def test_an_empty_request_is_answered_at_once(student: Recorder) -> None:
     async def work() -> list[Timed | StudentFailed]:
-        batcher = Batcher(student, workers=1)
+        batcher = Batcher(student, threads(student, 1))
         try:
             async with asyncio.timeout(SOON):
                 return await batcher.submit([])
         finally:
-            await asyncio.to_thread(batcher.close)
+            await batcher.close()
 
     assert asyncio.run(work()) == []
     assert student.batches == []
@@ -123,7 +129,7 @@ def test_an_empty_request_is_answered_at_once(student: Recorder) -> None:
 
 def test_what_waited_goes_as_one_batch_up_to_its_bound(student: Recorder) -> None:
     async def work() -> None:
-        batcher = Batcher(student, workers=1, max_rows=3)
+        batcher = Batcher(student, threads(student, 1), max_rows=3)
         student.gate.clear()
         first = batcher.submit([CONFIDENT])
         await student.begins()
@@ -131,7 +137,7 @@ def test_what_waited_goes_as_one_batch_up_to_its_bound(student: Recorder) -> Non
         assert batcher.depth == 4
         student.gate.set()
         await asyncio.gather(first, *others)
-        await asyncio.to_thread(batcher.close)
+        await batcher.close()
 
     asyncio.run(work())
     assert student.batches == [[CONFIDENT], ["text 0", "text 1", "text 2"], ["text 3"]]
@@ -139,7 +145,7 @@ def test_what_waited_goes_as_one_batch_up_to_its_bound(student: Recorder) -> Non
 
 def test_an_idle_worker_takes_what_comes_while_another_is_busy(student: Recorder) -> None:
     async def work() -> None:
-        batcher = Batcher(student, workers=2)
+        batcher = Batcher(student, threads(student, 2))
         student.gate.clear()
         slow = batcher.submit(["slow"])
         await student.begins()
@@ -148,16 +154,16 @@ def test_an_idle_worker_takes_what_comes_while_another_is_busy(student: Recorder
         assert student.batches == [["slow"], ["quick"]]
         student.gate.set()
         await asyncio.gather(slow, quick)
-        await asyncio.to_thread(batcher.close)
+        await batcher.close()
 
     asyncio.run(work())
 
 
 def test_the_time_of_a_batch_is_shared_by_its_texts(student: Recorder) -> None:
     async def work() -> list[Timed | StudentFailed]:
-        batcher = Batcher(student, workers=1)
+        batcher = Batcher(student, threads(student, 1))
         results = await batcher.submit([CONFIDENT, UNSURE, "hello", "fraud"])
-        await asyncio.to_thread(batcher.close)
+        await batcher.close()
         return results
 
     results = timed(asyncio.run(work()))
@@ -167,7 +173,7 @@ def test_the_time_of_a_batch_is_shared_by_its_texts(student: Recorder) -> None:
 
 def test_a_caller_who_has_gone_costs_nothing(student: Recorder) -> None:
     async def work() -> None:
-        batcher = Batcher(student, workers=1)
+        batcher = Batcher(student, threads(student, 1))
         student.gate.clear()
         first = batcher.submit([CONFIDENT])
         await student.begins()
@@ -178,7 +184,7 @@ def test_a_caller_who_has_gone_costs_nothing(student: Recorder) -> None:
         await asyncio.gather(first, kept)
         with pytest.raises(asyncio.CancelledError):
             await gone
-        await asyncio.to_thread(batcher.close)
+        await batcher.close()
 
     asyncio.run(work())
     assert student.seen == [CONFIDENT, "kept"]
@@ -186,7 +192,7 @@ def test_a_caller_who_has_gone_costs_nothing(student: Recorder) -> None:
 
 def test_a_caller_who_goes_while_the_student_works_disturbs_nobody(student: Recorder) -> None:
     async def work() -> list[Timed | StudentFailed]:
-        batcher = Batcher(student, workers=1)
+        batcher = Batcher(student, threads(student, 1))
         student.gate.clear()
         blocker = batcher.submit(["hello"])
         await student.begins()
@@ -196,7 +202,7 @@ def test_a_caller_who_goes_while_the_student_works_disturbs_nobody(student: Reco
         await student.begins()
         gone.cancel()
         results = await kept
-        await asyncio.to_thread(batcher.close)
+        await batcher.close()
         return results
 
     assert intents(asyncio.run(work())) == ["fraud"]
@@ -205,7 +211,7 @@ def test_a_caller_who_goes_while_the_student_works_disturbs_nobody(student: Reco
 
 def test_a_full_queue_refuses_a_request_whole(student: Recorder) -> None:
     async def work() -> None:
-        batcher = Batcher(student, workers=1, capacity=3)
+        batcher = Batcher(student, threads(student, 1), capacity=3)
         student.gate.clear()
         first = batcher.submit([CONFIDENT])  # taken by the worker: it waits no more
         await student.begins()
@@ -217,7 +223,7 @@ def test_a_full_queue_refuses_a_request_whole(student: Recorder) -> None:
         student.gate.set()
         await asyncio.gather(first, second, third)
         await batcher.submit(["again"])
-        await asyncio.to_thread(batcher.close)
+        await batcher.close()
 
     asyncio.run(work())
     assert student.seen == [CONFIDENT, "two", "texts", "one", "again"]
@@ -236,7 +242,7 @@ def test_a_text_that_the_student_fails_on_fails_alone(
     student = Recorder(path, raises=raised)
 
     async def work() -> None:
-        batcher = Batcher(student, workers=1)
+        batcher = Batcher(student, threads(student, 1))
         student.gate.clear()
         first = batcher.submit(["first"])
         await student.begins()
@@ -249,7 +255,7 @@ def test_a_text_that_the_student_fails_on_fails_alone(
         assert intents([beside, *mate]) == ["other", "other"]
         assert intents(await batcher.submit(["refund"])) == ["refund"]
         assert batcher.alive
-        await asyncio.to_thread(batcher.close)
+        await batcher.close()
 
     asyncio.run(work())
 
@@ -258,12 +264,12 @@ def test_a_failure_keeps_its_place_in_a_request_that_spans_batches(path: Path) -
     student = Recorder(path, raises=ValueError("poisoned"))
 
     async def work() -> None:
-        batcher = Batcher(student, workers=1, max_rows=1)
+        batcher = Batcher(student, threads(student, 1), max_rows=1)
         first, failed, last = await batcher.submit(["refund", "poison", "fraud"])
         assert intents([first, last]) == ["refund", "fraud"]
         assert isinstance(failed, StudentFailed)
         assert "poisoned" in failed.message
-        await asyncio.to_thread(batcher.close)
+        await batcher.close()
 
     asyncio.run(work())
 
@@ -272,26 +278,26 @@ def test_the_cause_of_a_failure_is_kept(path: Path) -> None:
     cause = ValueError("why")
 
     async def work() -> None:
-        batcher = Batcher(Recorder(path, raises=cause), workers=1)
+        student = Recorder(path, raises=cause)
+        batcher = Batcher(student, threads(student, 1))
         try:
             (failed,) = await batcher.submit(["poison"])
             assert isinstance(failed, StudentFailed)
             assert failed.__cause__ is cause
         finally:
-            await asyncio.to_thread(batcher.close)
+            await batcher.close()
 
     asyncio.run(work())
 
 
 def test_closing_answers_all_that_waits_and_takes_no_more(student: Recorder) -> None:
     async def work() -> None:
-        batcher = Batcher(student, workers=2, max_rows=2)
+        batcher = Batcher(student, threads(student, 2), max_rows=2)
         student.gate.clear()
         jobs = [batcher.submit([f"text {job}", "refund"]) for job in range(6)]
         await student.begins()
-        closing = asyncio.create_task(asyncio.to_thread(batcher.close))
-        while not batcher._refusal:  # noqa: ASYNC110  another thread sets it
-            await asyncio.sleep(0)
+        closing = asyncio.create_task(batcher.close())
+        await asyncio.sleep(0)  # its task begins
         with pytest.raises(Draining):
             batcher.submit(["late"])
         student.gate.set()
@@ -308,18 +314,18 @@ def test_closing_answers_all_that_waits_and_takes_no_more(student: Recorder) -> 
 
 def test_idle_workers_end_when_it_is_closed(student: Recorder) -> None:
     async def work() -> None:
-        batcher = Batcher(student, workers=3)
+        batcher = Batcher(student, threads(student, 3))
         assert batcher.alive
-        await asyncio.to_thread(batcher.close)
-        assert not any(thread.is_alive() for thread in batcher._threads)
-        await asyncio.to_thread(batcher.close)  # a second time does no harm
+        await batcher.close()
+        assert not any(place.worker.alive for place in batcher._places)
+        await batcher.close()  # a second time does no harm
 
     asyncio.run(work())
 
 
 def test_a_loop_that_has_closed_ends_the_worker_quietly(student: Recorder) -> None:
     async def work() -> Batcher:
-        batcher = Batcher(student, workers=1)
+        batcher = Batcher(student, threads(student, 1))
         student.gate.clear()
         batcher.submit(["nobody waits for it"])
         await student.begins()
@@ -327,7 +333,7 @@ def test_a_loop_that_has_closed_ends_the_worker_quietly(student: Recorder) -> No
 
     batcher = asyncio.run(work())  # the loop is closed here, with the worker in its batch
     student.gate.set()
-    batcher.close()
+    asyncio.run(batcher._places[0].worker.close())
     assert not batcher.alive
 
 
@@ -335,10 +341,11 @@ def test_each_batch_is_observed_once(student: Recorder) -> None:
     seen: list[tuple[int, float]] = []
 
     async def work() -> None:
-        batcher = Batcher(student, workers=1, max_rows=2, observe=lambda *batch: seen.append(batch))
+        batcher = Batcher(
+            student, threads(student, 1), max_rows=2, observe=lambda *batch: seen.append(batch)
+        )
         (first, *_rest) = timed(await batcher.submit(["one", "two", "three"]))
-        await asyncio.to_thread(batcher.close)
-        await asyncio.sleep(0)
+        await batcher.close()
         assert seen[0] == (2, first.batch)
 
     asyncio.run(work())
@@ -354,10 +361,10 @@ def test_an_observer_that_raises_keeps_no_answer_back(student: Recorder) -> None
     async def work() -> list[Timed | StudentFailed]:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _loop, context: complaints.append(context))
-        batcher = Batcher(student, workers=1, observe=broken)
+        batcher = Batcher(student, threads(student, 1), observe=broken)
         async with asyncio.timeout(SOON):
             results = await batcher.submit(["fraud"])
-        await asyncio.to_thread(batcher.close)
+        await batcher.close()
         return results
 
     assert intents(asyncio.run(work())) == ["fraud"]
@@ -366,7 +373,7 @@ def test_an_observer_that_raises_keeps_no_answer_back(student: Recorder) -> None
 
 def test_a_high_priority_goes_first_and_a_low_one_last(student: Recorder) -> None:
     async def work() -> None:
-        batcher = Batcher(student, workers=1, max_rows=1)
+        batcher = Batcher(student, threads(student, 1), max_rows=1)
         student.gate.clear()
         jobs = [batcher.submit(["first"])]
         await student.begins()
@@ -374,7 +381,7 @@ def test_a_high_priority_goes_first_and_a_low_one_last(student: Recorder) -> Non
         jobs += [batcher.submit([each.name], Terms(priority=each)) for each in order]
         student.gate.set()
         await asyncio.gather(*jobs)
-        await asyncio.to_thread(batcher.close)
+        await batcher.close()
 
     asyncio.run(work())
     assert student.seen == ["first", "HIGH", "NORMAL", "AUDIT", "SHADOW"]
@@ -382,7 +389,7 @@ def test_a_high_priority_goes_first_and_a_low_one_last(student: Recorder) -> Non
 
 def test_a_large_request_does_not_hold_up_small_ones(student: Recorder) -> None:
     async def work() -> None:
-        batcher = Batcher(student, workers=1, max_rows=6)
+        batcher = Batcher(student, threads(student, 1), max_rows=6)
         student.gate.clear()
         jobs = [batcher.submit(["first"])]
         await student.begins()
@@ -390,7 +397,7 @@ def test_a_large_request_does_not_hold_up_small_ones(student: Recorder) -> None:
         jobs.append(batcher.submit(["small"]))
         student.gate.set()
         await asyncio.gather(*jobs)
-        await asyncio.to_thread(batcher.close)
+        await batcher.close()
 
     asyncio.run(work())
     # Four texts of one request in a turn: the small one goes with the first batch.
@@ -400,14 +407,14 @@ def test_a_large_request_does_not_hold_up_small_ones(student: Recorder) -> None:
 
 def test_a_batch_is_bounded_by_its_tokens(student: Recorder) -> None:
     async def work() -> None:
-        batcher = Batcher(student, workers=1, max_tokens=20)
+        batcher = Batcher(student, threads(student, 1), max_tokens=20)
         student.gate.clear()
         jobs = [batcher.submit(["first"])]
         await student.begins()
         jobs += [batcher.submit([text]) for text in ("a" * 40, "b" * 40, "c" * 40)]
         student.gate.set()
         await asyncio.gather(*jobs)
-        await asyncio.to_thread(batcher.close)
+        await batcher.close()
 
     asyncio.run(work())
     # 40 characters are taken for 13 tokens: the second text uses up the room of 20.
@@ -416,7 +423,7 @@ def test_a_batch_is_bounded_by_its_tokens(student: Recorder) -> None:
 
 def test_what_is_past_its_deadline_is_dropped_before_it_costs_anything(student: Recorder) -> None:
     async def work() -> None:
-        batcher = Batcher(student, workers=1)
+        batcher = Batcher(student, threads(student, 1))
         student.gate.clear()
         first = batcher.submit(["first"])
         await student.begins()
@@ -430,7 +437,7 @@ def test_what_is_past_its_deadline_is_dropped_before_it_costs_anything(student: 
         with pytest.raises(DeadlinePassed):
             await late
         assert batcher.depth == 0
-        await asyncio.to_thread(batcher.close)
+        await batcher.close()
 
     asyncio.run(work())
     assert student.seen == ["first", "kept"]
@@ -438,7 +445,7 @@ def test_what_is_past_its_deadline_is_dropped_before_it_costs_anything(student: 
 
 def test_a_wait_that_would_be_too_long_is_refused_by_priority(student: Recorder) -> None:
     async def work() -> None:
-        batcher = Batcher(student, workers=1, longest_wait=1.0)
+        batcher = Batcher(student, threads(student, 1), longest_wait=1.0)
         batcher._pace = 0.1  # seconds a token
         student.gate.clear()
         jobs = [batcher.submit(["first"])]
@@ -454,7 +461,7 @@ def test_a_wait_that_would_be_too_long_is_refused_by_priority(student: Recorder)
         jobs.append(batcher.submit(["urgent"], Terms(priority=Priority.HIGH)))
         student.gate.set()
         await asyncio.gather(*jobs)
-        await asyncio.to_thread(batcher.close)
+        await batcher.close()
 
     asyncio.run(work())
     assert "audit" not in student.seen
@@ -463,7 +470,7 @@ def test_a_wait_that_would_be_too_long_is_refused_by_priority(student: Recorder)
 
 def test_a_deadline_before_the_predicted_wait_is_refused_at_once(student: Recorder) -> None:
     async def work() -> None:
-        batcher = Batcher(student, workers=1)
+        batcher = Batcher(student, threads(student, 1))
         batcher._pace = 0.1
         student.gate.clear()
         jobs = [batcher.submit(["first"])]
@@ -474,20 +481,20 @@ def test_a_deadline_before_the_predicted_wait_is_refused_at_once(student: Record
         jobs.append(batcher.submit(["patient"], Terms(deadline=time.perf_counter() + SOON)))
         student.gate.set()
         await asyncio.gather(*jobs)
-        await asyncio.to_thread(batcher.close)
+        await batcher.close()
 
     asyncio.run(work())
 
 
 def test_the_pace_is_learnt_from_the_batches(student: Recorder) -> None:
     async def work() -> None:
-        batcher = Batcher(student, workers=1)
+        batcher = Batcher(student, threads(student, 1))
         (first,) = timed(await batcher.submit(["a" * 16]))
         assert batcher._pace == pytest.approx(first.batch / 7)
         (second,) = timed(await batcher.submit(["a" * 16]))
         blend = 0.8 * first.batch / 7 + 0.2 * second.batch / 7
         assert batcher._pace == pytest.approx(blend)
-        await asyncio.to_thread(batcher.close)
+        await batcher.close()
 
     asyncio.run(work())
 
@@ -505,7 +512,8 @@ def test_a_worker_that_dies_does_not_leave_its_callers_waiting(path: Path) -> No
             raise SystemExit
 
     async def work() -> None:
-        batcher = Batcher(Mortal(open_bundle(path)), workers=1, max_rows=1)
+        student = Mortal(open_bundle(path))
+        batcher = Batcher(student, threads(student, 1), max_rows=1)
         job, waiting = batcher.submit(["anything"]), batcher.submit(["more"])
         come.set()
         (failed,) = await job
@@ -513,10 +521,11 @@ def test_a_worker_that_dies_does_not_leave_its_callers_waiting(path: Path) -> No
         assert "ended" in failed.message
         with pytest.raises(ServingError, match="every worker of the student has ended"):
             await waiting
-        await asyncio.to_thread(batcher._threads[0].join)
+        await batcher._places[0].worker.close()
         assert not batcher.alive
         with pytest.raises(ServingError, match="every worker"):
             batcher.submit(["later"])
+        await batcher.close()
 
     asyncio.run(work())
 
@@ -534,11 +543,11 @@ def test_no_wake_up_is_lost_among_many_callers(path: Path, callers: int, workers
             assert [each.prediction.bundle for each in timed(results)] == texts
 
     async def work() -> None:
-        batcher = Batcher(student, workers=workers, max_rows=4)
+        batcher = Batcher(student, threads(student, workers), max_rows=4)
         async with asyncio.timeout(120):
             await asyncio.gather(*(caller(batcher, name) for name in range(callers)))
         assert batcher.depth == 0
-        await asyncio.to_thread(batcher.close)
+        await batcher.close()
 
     asyncio.run(work())
 
@@ -549,8 +558,8 @@ def test_a_request_that_meets_the_closing_is_answered_or_refused(path: Path) -> 
     student = Echo(open_bundle(path))
 
     async def work() -> tuple[int, int]:
-        batcher = Batcher(student, workers=1)
-        closing = asyncio.create_task(asyncio.to_thread(batcher.close))
+        batcher = Batcher(student, threads(student, 1))
+        closing = asyncio.create_task(batcher.close())
         jobs, refused = [], 0
         for number in range(200):
             try:

@@ -81,6 +81,15 @@ def test_no_secret_reaches_the_process(bundle: Path, tmp_path: Path) -> None:
     assert not names & secrets.keys()
 
 
+def test_nothing_of_the_working_folder_is_run(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path.cwd()
+    (tmp_path / "numpy.py").write_text("raise SystemExit(9)")
+    monkeypatch.chdir(tmp_path)
+    rehearse(bundle, environment=environment_without_keys() | {"PYTHONPATH": str(root)})
+
+
 def test_what_libraries_print_does_not_get_between_the_words(bundle: Path, tmp_path: Path) -> None:
     code = "import atexit, os; atexit.register(lambda: os.write(1, b'goodbye'))"
     rehearse(bundle, environment=site(tmp_path / "site", code))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -10,20 +11,28 @@ from typing import cast
 import orjson
 import pytest
 
-from gateway import cores
+from gateway import cli, cores
 from gateway.contract.bundle import Bundle, open_bundle
-from gateway.rungs import open_batcher, open_student
+from gateway.errors import StudentFailed
+from gateway.rungs import open_batcher, open_student, start_workers
 from gateway.settings import TaskSettings
 from gateway.students import tuning
-from gateway.students.student import Session
+from gateway.students.student import Session, Student
 from gateway.students.tuning import Trial, Tuning
 from gateway.telemetry.metrics import Metrics
-from tests.factories import CONFIDENT, UNSURE, tiny_bundle
+from gateway.types import Prediction
+from tests.factories import CONFIDENT, UNSURE, settings_file, tiny_bundle
 
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
     return open_bundle(tiny_bundle(tmp_path))
+
+
+def task(bundle: Bundle, **student: object) -> TaskSettings:
+    """Settings that serve this bundle."""
+    told = {"bundle": bundle.path, **student}
+    return TaskSettings.model_validate({"student": told, "teacher": {"scripted": {}}})
 
 
 class Clockwork:
@@ -59,11 +68,63 @@ def test_every_way_that_fits_the_cores_is_tried(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cores, "available", lambda: 2)
-    choice, trials = tuning.measure(bundle, [CONFIDENT, UNSURE], seconds=0.03)
+    start = functools.partial(start_workers, "one", task(bundle, run_in="threads"))
+    choice, trials = asyncio.run(tuning.measure(bundle, [CONFIDENT, UNSURE], start, seconds=0.03))
     assert [(each.workers, each.threads) for each in trials] == [(1, 1), (1, 2), (2, 1)]
     assert all(each.texts_per_second > 0 for each in trials)
     assert (choice.workers, choice.threads) in {(1, 1), (1, 2), (2, 1)}
     assert choice.call_tokens >= 0.0
+
+
+def deaf(_student: Student, texts: Sequence[str]) -> list[Prediction]:
+    """In place of Student.predict: the student of this process answers nothing."""
+    raise RuntimeError(f"{len(texts)} texts were run in the process of the event loop")
+
+
+def test_a_student_that_serves_in_processes_is_measured_in_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cores, "available", lambda: 1)
+    monkeypatch.setattr(Student, "predict", deaf)
+    path = settings_file(tmp_path, run_in="processes")
+    with pytest.raises(SystemExit) as leaving:
+        cli.main(["tune", "--config", str(path), "--seconds", "0.1", "--json"])
+    assert leaving.value.code in {0, None}
+    found = orjson.loads(capsys.readouterr().out)["tickets"]
+    (trial,) = found["trials"]
+    assert (trial["workers"], trial["threads"]) == (1, 1)
+    assert trial["texts_per_second"] > 0
+    kept = orjson.loads((tmp_path / "understudy.tuned.json").read_bytes())["bundles"]
+    assert list(kept.values()) == [found["choice"]]
+
+
+def test_texts_of_ones_own_are_measured_and_the_choice_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cores, "available", lambda: 1)
+    (tmp_path / "texts.txt").write_text(f"{CONFIDENT}\n\n{UNSURE}\n")
+    path = settings_file(tmp_path)
+    told = ["tune", "--config", str(path), "--seconds", "0.1", "--texts"]
+    with pytest.raises(SystemExit):
+        cli.main([*told, str(tmp_path / "texts.txt")])
+    said = capsys.readouterr().out
+    assert f"next: understudy serve --config {path}" in said
+    (tmp_path / "texts.txt").write_text("\n")
+    for name, problem in (("texts.txt", "no text in it"), ("none.txt", "No such file")):
+        with pytest.raises(SystemExit) as leaving:
+            cli.main([*told, str(tmp_path / name)])
+        assert leaving.value.code == 2
+        assert problem in capsys.readouterr().err
+
+
+def test_a_text_that_cannot_be_answered_ends_the_measuring(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cores, "available", lambda: 1)
+    monkeypatch.setattr(Student, "predict", deaf)
+    start = functools.partial(start_workers, "one", task(bundle, run_in="threads"))
+    with pytest.raises(StudentFailed, match="RuntimeError: 1 texts were run"):
+        asyncio.run(tuning.measure(bundle, [CONFIDENT], start, seconds=0.03))
 
 
 def test_a_choice_is_kept_beside_those_of_other_bundles(bundle: Bundle, tmp_path: Path) -> None:
@@ -79,16 +140,14 @@ def test_a_student_is_run_as_it_was_tuned_where_the_settings_say_auto(
     bundle: Bundle, tmp_path: Path
 ) -> None:
     tuning.save(tmp_path / "understudy.tuned.json", bundle, Tuning(3, 2, 1.5))
-    told = {"bundle": bundle.path, "tuning": tmp_path / "understudy.tuned.json"}
+    tuned = tmp_path / "understudy.tuned.json"
 
     async def workers(**student: object) -> int:
-        settings = TaskSettings.model_validate(
-            {"student": told | student, "teacher": {"scripted": {}}}
-        )
+        settings = task(bundle, run_in="threads", tuning=tuned, **student)
         opened = open_student(settings, bundle)
-        batcher = open_batcher("one", settings, opened, Metrics([opened.task]))
-        await asyncio.to_thread(batcher.close)
-        return len(batcher._threads)
+        batcher = await open_batcher("one", settings, opened, Metrics([opened.task]))
+        await batcher.close()
+        return len(batcher._places)
 
     assert asyncio.run(workers()) == 3
     assert asyncio.run(workers(workers=1)) == 1

@@ -55,8 +55,11 @@ def test_a_late_answer_is_a_timeout_and_its_work_is_ended() -> None:
         teacher = Patient()
         guard = Guard(teacher, timeout_s=0.001, concurrency=1)
         for _ in range(2):  # the second is let in, so the first has given its place back
-            with pytest.raises(TeacherTimeout, match=r"scripted did not answer in 0\.001 s"):
+            with pytest.raises(
+                TeacherTimeout, match=r"scripted did not answer in 0\.001 s"
+            ) as late:
                 await guard.answer(ASKED)
+            assert late.value.asked
         assert teacher.cancelled == 2
 
     asyncio.run(work())
@@ -69,11 +72,30 @@ def test_a_call_waits_for_a_place_and_one_beyond_the_bound_is_refused_at_once() 
         calls = [asyncio.create_task(guard.answer(ASKED)) for _ in range(2 + 2 * 16)]
         await asyncio.sleep(0)
         assert teacher.waiting == 2  # the others wait for a place
-        with pytest.raises(TeacherUnavailable, match="34 calls to scripted run or wait already"):
+        with pytest.raises(
+            TeacherUnavailable, match="34 calls to scripted run or wait already"
+        ) as full:
             await guard.answer(ASKED)
+        assert not full.value.asked
         teacher.free.set()
         await asyncio.gather(*calls)
         assert teacher.calls == 34
+
+    asyncio.run(work())
+
+
+def test_a_call_that_found_no_place_in_its_time_was_not_begun() -> None:
+    async def work() -> None:
+        teacher = Patient()
+        guard = Guard(teacher, timeout_s=30.0, concurrency=1)
+        first = asyncio.create_task(guard.answer(ASKED))
+        await teacher.started.wait()
+        with pytest.raises(TeacherTimeout, match="was not asked: no place was free in") as caught:
+            await guard.answer(ASKED, deadline=time.perf_counter() + 0.001)
+        assert not caught.value.asked
+        teacher.free.set()
+        await first
+        assert teacher.calls == 1
 
     asyncio.run(work())
 
@@ -113,8 +135,9 @@ def test_a_failure_is_handed_on_and_gives_its_place_back() -> None:
     async def work() -> None:
         guard = Guard(ScriptedTeacher(TASK, labels={}, fail_every=1), timeout_s=30.0, concurrency=1)
         for _ in range(2):
-            with pytest.raises(TeacherUnavailable, match="as it was told to"):
+            with pytest.raises(TeacherUnavailable, match="as it was told to") as failed:
                 await guard.answer(ASKED)
+            assert failed.value.asked
 
     asyncio.run(work())
 
@@ -142,8 +165,9 @@ def test_a_call_is_not_begun_with_less_time_than_half_of_the_answers_took() -> N
         teacher = ScriptedTeacher(TASK, labels={})
         guard = Guard(teacher, timeout_s=30.0, concurrency=1)
         guard._durations.extend([1.0, 5.0, 9.0])
-        with pytest.raises(TeacherTimeout, match=r"was not asked: .* half of its answers"):
+        with pytest.raises(TeacherTimeout, match=r"was not asked: .* half of its answers") as short:
             await guard.answer(ASKED, deadline=time.perf_counter() + 4.0)
+        assert not short.value.asked
         assert teacher.calls == 0
         await guard.answer(ASKED, deadline=time.perf_counter() + 60.0)
         assert teacher.calls == 1

@@ -1,0 +1,83 @@
+"""How the command line reaches a gateway: the admin's key is shown to that one, and to no other."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from gateway.cli.remote import Gateways, reach
+from gateway.errors import ServingError, UsageError
+
+
+@contextmanager
+def host(status: int, **headers: str) -> Iterator[tuple[str, list[str]]]:
+    """A host that says one thing to everybody: its URL, and the keys that it was shown."""
+    keys: list[str] = []
+
+    class Replies(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            keys.append(self.headers.get("authorization", ""))
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("content-length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *_arguments: object) -> None:
+            """Nothing is said."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Replies)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", keys
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_the_key_does_not_follow_to_another_host(status: int) -> None:
+    with host(200) as (elsewhere, stolen), host(status, location=elsewhere) as (url, keys):
+        with pytest.raises(UsageError) as caught:
+            list(Gateways((url,), "secret").each("GET", "/admin/v1/students"))
+        assert f"sends on to '{elsewhere}' (status {status})" in caught.value.message
+        assert caught.value.mend == "name the gateway itself with --admin"
+        assert (keys, stolen) == (["Bearer secret"], [])
+
+
+def test_the_key_goes_to_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    with host(200) as (proxy, stolen), host(200) as (url, keys):
+        monkeypatch.setenv("http_proxy", proxy)
+        assert list(Gateways((url,), "secret").each("GET", "/")) == [(url, {})]
+        assert (keys, stolen) == (["Bearer secret"], [])
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(304, UsageError), (404, UsageError), (500, ServingError)]
+)
+def test_a_reply_that_is_not_a_gateways_is_an_error(
+    status: int, kind: type[UsageError | ServingError]
+) -> None:
+    with host(status) as (url, _), pytest.raises(kind, match=f"{url}: .*status {status}"):
+        list(Gateways((url,), "").each("GET", "/"))
+
+
+def test_what_is_not_there_is_said_with_the_url() -> None:
+    with host(200) as (url, _):
+        pass
+    with pytest.raises(ServingError, match=url) as caught:
+        list(Gateways((url,), "").each("GET", "/"))
+    assert "--admin" in caught.value.mend
+
+
+def test_a_url_of_another_kind_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not a URL"):
+        reach(tmp_path / "none.yaml", ["file:///etc/passwd"], None)
