@@ -47,10 +47,18 @@ def admins(of: Settings) -> list[str]:
 
 
 def children(of: int | None = None) -> list[int]:
-    """The processes that one, or else this one, has started and that have not ended."""
+    """What a process has started and what has not ended; of this one, the replicas alone."""
     parent = of or os.getpid()
     threads = Path(f"/proc/{parent}/task").glob("*/children")
-    return [int(each) for thread in threads for each in thread.read_text().split()]
+    found = [int(each) for thread in threads for each in thread.read_text().split()]
+    return found if of else [each for each in found if b"--replica" in _command(each)]
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except FileNotFoundError:
+        return b""  # it has ended since
 
 
 def is_up(url: str) -> bool:
@@ -109,7 +117,8 @@ def test_one_that_has_died_is_started_again_and_the_other_is_left_alone(tmp_path
         before = children()
         died.extend(before[:1])
         os.kill(died[0], signal.SIGKILL)
-        until(lambda: len(children()) == 1)
+        until(lambda: died[0] not in children())
+        until(lambda: len(children()) == len(before))
         until(lambda: all(is_up(admin) for admin in admins(config)))
         after.extend(children())
         assert set(before) & set(after) == set(before[1:])
