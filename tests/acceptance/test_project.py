@@ -157,7 +157,7 @@ def test_served_answers_are_found_among_the_records(shop: Shop, gateway: Process
     identity = gateway.ask("I want my money back")["id"]
     while gateway.stats()["records"]["waiting"]:
         continue
-    found = understudy("records", "--config", shop.folder / "understudy.yaml", "--json")
+    found = understudy("records", "query", "--config", shop.folder / "understudy.yaml", "--json")
     assert identity in [record["id"] for record in json.loads(found.out)]
 
 
