@@ -89,7 +89,7 @@ class Gateway:
 
     @property
     def alive(self) -> bool:
-        """Whether the threads that answering needs all run."""
+        """Whether the workers and the writer, which answering needs, all run."""
         writes = self.writer is None or self.writer.alive
         return writes and all(each.rung.student.alive for each in self.tasks.values())
 

@@ -81,7 +81,7 @@ class StudentSettings(_Part):
 
     bundle: Path
     workers: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
-        default="auto", description="threads that answer; auto: as tuned, else the cores"
+        default="auto", description="that answer at once; auto: as tuned, else the cores"
     )
     threads: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         default="auto", description="of one ORT call; auto: as tuned, else 1"

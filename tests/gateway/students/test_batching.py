@@ -486,6 +486,22 @@ def test_a_deadline_before_the_predicted_wait_is_refused_at_once(student: Record
     asyncio.run(work())
 
 
+def test_a_text_that_is_cut_counts_for_no_more_than_is_read(student: Recorder) -> None:
+    async def work() -> int:
+        batcher = Batcher(student, [ThreadWorker(student)])
+        student.gate.clear()
+        jobs = [batcher.submit(["first"])]
+        await student.begins()
+        jobs.append(batcher.submit(["a" * 100_000]))
+        waiting = batcher._tokens
+        student.gate.set()
+        await asyncio.gather(*jobs)
+        await batcher.close()
+        return waiting
+
+    assert asyncio.run(work()) == 16  # what a tiny bundle reads
+
+
 def test_the_pace_is_learnt_from_the_batches(student: Recorder) -> None:
     async def work() -> None:
         batcher = Batcher(student, threads(student, 1))
