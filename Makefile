@@ -41,7 +41,7 @@ bench-serving: $(READY) ## next to its peers; ARGS="--bundle PATH --texts FILE -
 	@$(BIN)/python -m loadtests.compare $(ARGS)
 
 soak: $(READY) ## every promise at full length, about 30 minutes; ARGS="--bundle PATH --texts FILE"
-	@$(BIN)/pytest -q -s -m soak -p no:cacheprovider $(ARGS)
+	@$(BIN)/pytest -c pyproject.toml -q -s -m soak -p no:cacheprovider tests $(ARGS)
 
 load: $(READY) ## load a gateway that runs already; HOST=URL FOR=10m USERS=20 ARGS="--texts FILE"
 	@$(BIN)/locust -f loadtests/locustfile.py --headless --host $(HOST) \

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import orjson
 import pytest
@@ -13,8 +12,6 @@ from loadtests.compare.tree import Tree
 from tests.acceptance.conftest import Served
 
 pytestmark = pytest.mark.acceptance
-
-_MB = 1e6
 
 
 def test_nobody_asks_and_nothing_is_done(served: Served) -> None:
@@ -40,9 +37,10 @@ def test_three_hundred_thousand_requests_leave_memory_as_it_was(served: Served) 
     url = f"{process.url}/v1/predict"
     for connections in (1, 64, 16):  # to warm up: every length, and every size of a batch
         closed_loop.run(url, bodies, connections=connections, seconds=60, count=10_000)
-    before = resident_mb(process.pid)
+    tree = Tree(process.pid)  # the students run in processes of their own
+    before = tree.pss_mb()
     result = closed_loop.run(url, bodies, connections=32, seconds=1500, count=300_000)
-    grown = resident_mb(process.pid) - before
+    grown = tree.pss_mb() - before
     print(f"{result.succeeded} requests: {before:.1f} MB, {grown:+.1f} MB")  # noqa: T201
     assert result.statuses == {200: 300_000}
     assert grown <= 5.0
@@ -54,10 +52,3 @@ def idle_share(tree: Tree, *, seconds: float) -> float:
     before = tree.cpu_s()
     time.sleep(seconds)
     return (tree.cpu_s() - before) / seconds
-
-
-def resident_mb(pid: int) -> float:
-    """Resident memory in MB."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    (found,) = (line.split()[1] for line in lines if line.startswith("VmRSS:"))
-    return int(found) * 1024 / _MB
