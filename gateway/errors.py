@@ -40,8 +40,12 @@
     │   ├── RecordsUnavailable   records.ack is strict, and the record is not committed
     │   └── Unanswered           the teacher could not, and the student may not: nobody answered
     ├── TeacherError           the teacher gave no usable answer
-    │   ├── TeacherUnavailable   refused, down, or over its bounds
-    │   └── TeacherTimeout       no answer before the deadline
+    │   ├── TeacherUnavailable   down, or over its bounds
+    │   ├── TeacherTimeout       no answer before the deadline
+    │   ├── TeacherGarbled       an answer that cannot be used
+    │   ├── TeacherRefused       it says that the request or the key is wrong: no retry helps
+    │   ├── TeacherLimited       it takes no more for now (429)
+    │   └── BudgetExhausted      the call would cost more than is left
     └── StageFailed            an offline stage ended without its result; exit status 1
 
 `code` is stable and may be matched by programs; `mend` says what to do about it.
@@ -312,7 +316,7 @@ class TeacherError(UnderstudyError):
 
 
 class TeacherUnavailable(TeacherError):
-    """The teacher refused, is down, or is over its bounds."""
+    """The teacher is down, or over its bounds."""
 
     code = "teacher_unavailable"
 
@@ -321,6 +325,44 @@ class TeacherTimeout(TeacherError):
     """The teacher did not answer before the deadline."""
 
     code = "teacher_timeout"
+
+
+class TeacherGarbled(TeacherError):
+    """The teacher's answer cannot be used: it is no answer to what was asked."""
+
+    code = "teacher_garbled"
+
+
+class TeacherRefused(TeacherError):
+    """The teacher says that the request, the key or the model is wrong: asking again is no use."""
+
+    code = "teacher_refused"
+
+
+class TeacherLimited(TeacherError):
+    """The teacher takes no more for now. `retry_after`: seconds, where it says how long."""
+
+    code = "teacher_limited"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        mend: str = "",
+        asked: bool = True,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, mend=mend, asked=asked)
+        self.retry_after = retry_after
+
+
+class BudgetExhausted(TeacherError):
+    """A call of the teacher would cost more than is left; it was not begun."""
+
+    code = "budget_exhausted"
+
+    def __init__(self, message: str, *, mend: str = "") -> None:
+        super().__init__(message, mend=mend, asked=False)
 
 
 class StageFailed(UnderstudyError):

@@ -130,12 +130,12 @@ class Cascade:
     async def _teach(self, instance: Instance, deadline: float | None) -> _Taught:
         started = time.perf_counter()
         try:
-            prediction = await self.teacher.answer(instance, deadline=deadline)
+            said = await self.teacher.answer(instance, deadline=deadline)
         except TeacherError as error:
             self._failures.tell("teacher", error)
             ended = time.perf_counter()
             return _Taught(None, started, ended, failure=error.code, asked=error.asked)
-        return _Taught(prediction, started, time.perf_counter())
+        return _Taught(said.prediction, started, time.perf_counter(), cost=said.cost)
 
     def _settle(
         self,
@@ -194,7 +194,7 @@ class Cascade:
         asked = taught is not None and taught.asked  # whatever came of it: it may be billed
         return Cost(
             student=self._prices.student_time(timed.share) if timed else 0,
-            teacher=call if asked else 0,
+            teacher=_known(taught.cost, call) if taught and asked else 0,
             avoided=0 if asked else call,
         )
 
@@ -211,6 +211,11 @@ class _Taught:
     ended: float
     failure: str = ""
     asked: bool = True
+    cost: int | None = None  # micro-USD, where the teacher knows it
+
+
+def _known(cost: int | None, usual: int | None) -> int | None:
+    return usual if cost is None else cost
 
 
 async def _nothing() -> None:

@@ -81,14 +81,14 @@ class Auditor:
             return
         started = time.perf_counter()
         try:
-            prediction = await self._teacher.answer(answer.instance)
+            said = await self._teacher.answer(answer.instance)
         except TeacherError:
             self.skipped[Skip.FAILED] += 1
             return
         audit = Audit(
             answer=answer,
-            teacher=prediction,
-            cost=self._prices.teacher_call,
+            teacher=said.prediction,
+            cost=self._prices.teacher_call if said.cost is None else said.cost,
             seconds=time.perf_counter() - started,
         )
         self._audience.audited(audit)

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from gateway.contract.manifest import Task
 from gateway.types import Instance, Prediction
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A teacher's answer, and what the call cost in micro-USD.
+
+    None: the teacher does not know, and the task's price of a call holds.
+    """
+
+    prediction: Prediction
+    cost: int | None = None
 
 
 class Teacher(Protocol):
@@ -19,7 +31,7 @@ class Teacher(Protocol):
     def task(self) -> Task:
         """The heads that it answers."""
 
-    async def answer(self, instance: Instance) -> Prediction:
+    async def answer(self, instance: Instance) -> Said:
         """Answer one instance. Raises TeacherError; cancelling ends the work."""
 
     async def close(self) -> None:

@@ -7,7 +7,8 @@ from gateway.errors import ServingError, StudentFailed, TeacherUnavailable
 from gateway.students.batching import Batcher
 from gateway.students.student import Student
 from gateway.students.workers import ThreadWorker
-from gateway.types import Instance, Prediction
+from gateway.teachers.base import Said
+from gateway.types import Instance
 
 
 class BundleTeacher:
@@ -27,7 +28,7 @@ class BundleTeacher:
         """The bundle's task."""
         return self._batcher.student.task
 
-    async def answer(self, instance: Instance) -> Prediction:
+    async def answer(self, instance: Instance) -> Said:
         """Run the bundle on the text."""
         try:
             (said,) = await self._batcher.submit([instance.text])
@@ -35,7 +36,7 @@ class BundleTeacher:
             raise TeacherUnavailable(error.message, mend=error.mend) from error
         if isinstance(said, StudentFailed):
             raise TeacherUnavailable(said.message, mend=said.mend) from said
-        return said.prediction
+        return Said(said.prediction)
 
     async def close(self) -> None:
         """Finish what waits and end the threads."""

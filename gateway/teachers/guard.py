@@ -9,8 +9,8 @@ from collections import deque
 
 from gateway.contract.manifest import Task
 from gateway.errors import TeacherTimeout, TeacherUnavailable
-from gateway.teachers.base import Teacher
-from gateway.types import Instance, Prediction
+from gateway.teachers.base import Said, Teacher
+from gateway.types import Instance
 
 _WAITING = 16  # calls that may wait for each one that runs; more would hardly be answered in time
 _REMEMBERED = 64  # durations: enough for a median that follows the teacher within minutes
@@ -46,7 +46,7 @@ class Guard:
         """Whether no place is free: a call that comes now has to wait."""
         return self._places.locked()
 
-    async def answer(self, instance: Instance, *, deadline: float | None = None) -> Prediction:
+    async def answer(self, instance: Instance, *, deadline: float | None = None) -> Said:
         """Ask the teacher. `deadline` as time.perf_counter gives it.
 
         Raises TeacherTimeout, TeacherUnavailable or what the teacher raises; the error says whether
@@ -65,9 +65,9 @@ class Guard:
             async with asyncio.timeout(limit), self._places:
                 asked = True
                 started = time.perf_counter()
-                prediction = await self._teacher.answer(instance)
+                said = await self._teacher.answer(instance)
                 self._durations.append(time.perf_counter() - started)
-                return prediction
+                return said
         except TimeoutError as error:
             raise self._timed_out(limit, asked=asked) from error
         finally:

@@ -9,6 +9,7 @@ import numpy as np
 
 from gateway.contract.manifest import Head, HeadKind, Task
 from gateway.errors import SettingsError, TeacherUnavailable
+from gateway.teachers.base import Said
 from gateway.types import HeadPrediction, Instance, Prediction
 
 
@@ -46,14 +47,14 @@ class ScriptedTeacher:
             asked=task.heads,
         )
 
-    async def answer(self, instance: Instance) -> Prediction:  # noqa: ARG002
+    async def answer(self, instance: Instance) -> Said:  # noqa: ARG002
         """Wait, then answer or fail as scripted."""
         self.calls += 1
         turn = self.calls
         await asyncio.sleep(self._delay)
         if self._fail_every is not None and turn % self._fail_every == 0:
             raise TeacherUnavailable("the scripted teacher fails this call, as it was told to")
-        return self._prediction
+        return Said(self._prediction)
 
     async def close(self) -> None:
         """Nothing is held."""

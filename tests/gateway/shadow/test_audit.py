@@ -10,10 +10,11 @@ from decimal import Decimal
 import pytest
 
 from gateway.shadow.audit import Auditor, Skip
+from gateway.teachers.base import Said
 from gateway.teachers.guard import Guard
 from gateway.teachers.scripted import ScriptedTeacher
 from gateway.telemetry.pricing import Prices
-from gateway.types import Answer, Audit, Instance, Prediction
+from gateway.types import Answer, Audit, Instance
 from tests.gateway.telemetry.answers import TICKETS, confident
 
 PRICES = Prices(teacher_usd_per_1000=Decimal("2.5"))
@@ -52,7 +53,7 @@ class Patient(ScriptedTeacher):
         super().__init__(TICKETS, labels={"intent": "login"})
         self.free = asyncio.Event()
 
-    async def answer(self, instance: Instance) -> Prediction:
+    async def answer(self, instance: Instance) -> Said:
         """Wait to be let."""
         said = await super().answer(instance)
         await self.free.wait()

@@ -52,7 +52,7 @@ def test_it_answers_from_its_bundle(tmp_path: Path) -> None:
         with pytest.raises(TeacherUnavailable, match="shutting down") as closed:
             await teacher.answer(Instance("late"))
         assert closed.value.mend == "send the request again"
-        return said
+        return [each.prediction for each in said]
 
     said = asyncio.run(work())
     assert [each.heads[0].labels for each in said] == [("fraud",), ("refund",), ("other",)]
@@ -87,7 +87,7 @@ def test_a_full_queue_is_an_unavailable_teacher_and_closing_answers_what_waits(
         await asyncio.sleep(0)
         student.gate.set()
         said = await asyncio.gather(first, waits)
-        assert [each.heads[0].labels for each in said] == [("fraud",), ("refund",)]
+        assert [each.prediction.heads[0].labels for each in said] == [("fraud",), ("refund",)]
         await closing
 
     asyncio.run(work())

@@ -8,9 +8,10 @@ import time
 import pytest
 
 from gateway.errors import TeacherTimeout, TeacherUnavailable
+from gateway.teachers.base import Said
 from gateway.teachers.guard import Guard
 from gateway.teachers.scripted import ScriptedTeacher
-from gateway.types import Instance, Prediction
+from gateway.types import Instance
 from tests.factories import TASK
 
 ASKED = Instance("hello")
@@ -27,7 +28,7 @@ class Patient(ScriptedTeacher):
         self.cancelled = 0
         self.closed = False
 
-    async def answer(self, instance: Instance) -> Prediction:
+    async def answer(self, instance: Instance) -> Said:
         """Wait to be let."""
         self.started.set()
         self.waiting += 1
@@ -46,7 +47,7 @@ class Patient(ScriptedTeacher):
 def test_an_answer_in_time_is_handed_on() -> None:
     teacher = ScriptedTeacher(TASK, labels={"intent": "fraud"})
     guard = Guard(teacher, timeout_s=30.0, concurrency=1)
-    assert asyncio.run(guard.answer(ASKED)).heads[0].labels == ("fraud",)
+    assert asyncio.run(guard.answer(ASKED)).prediction.heads[0].labels == ("fraud",)
     assert (guard.name, guard.task) == ("scripted", TASK)
 
 

@@ -26,7 +26,7 @@ def ask(teacher: ScriptedTeacher, times: int) -> list[Prediction | None]:
         said: list[Prediction | None] = []
         for _ in range(times):
             try:
-                said.append(await teacher.answer(ASKED))
+                said.append((await teacher.answer(ASKED)).prediction)
             except TeacherUnavailable:
                 said.append(None)
         await teacher.close()
