@@ -28,7 +28,7 @@ from gateway.address import BACKLOG, bind, listen, unusable, url_of
 from gateway.api.receipt import Connection, Door
 from gateway.app import Shell, build_admin, build_app
 from gateway.assembly import Gateway, Read, open_gateway
-from gateway.process import configure_logs, raise_file_limit, say_ready
+from gateway.process import configure_logs, ease_interpreter, raise_file_limit, say_ready
 from gateway.reload import Hangup
 from gateway.settings import Settings
 
@@ -55,6 +55,7 @@ def serve(
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nothing to reload yet; it would end the process
     configure_logs(settings)
     raise_file_limit()
+    ease_interpreter()
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(bind(settings.server, shared=replica is not None))
         place = settings.admin_of(replica or 0)

@@ -138,7 +138,7 @@ class Exchange:
 
     def _count(self, line: Line, reply: Reply, now: float) -> None:
         share, tally = self._share, self.tally
-        tally.replied(reply, now - line.due)
+        tally.replied(reply, now - line.due, now - line.sent)
         tally.ended = now - self._origin
         if share.check and reply.status < 300 and not share.check(line.number, reply.body):
             tally.wrong += 1

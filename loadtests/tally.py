@@ -118,7 +118,8 @@ class Result:
     """What came of a run. Latencies are in milliseconds, rates per second.
 
     `latency` is that of the 2xx replies and `by_status` that of each status, both None or empty
-    where `refusal` says why the run proves nothing.
+    where `refusal` says why the run proves nothing. `since_sent` counts from when a request left and
+    not from when it was due: how fast a server replies to a generator that is itself behind.
     """
 
     loop: str  # "open" or "closed"
@@ -137,6 +138,7 @@ class Result:
     wrong: int  # 2xx replies that the check turned down
     latency: Latency | None
     by_status: Mapping[int, Latency]
+    since_sent: Mapping[int, Latency]  # by status
     overhead: Overhead | None
     punctuality: Punctuality | None  # open loop only
     generator_us: float  # processor time of the generator for one request, in microseconds
@@ -158,6 +160,7 @@ class Tally:
     """What one process has counted. Times are in seconds."""
 
     latencies: dict[int, array[float]] = field(default_factory=dict)  # by status
+    since_sent: dict[int, array[float]] = field(default_factory=dict)  # the same, from the send
     codes: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
     wrong: int = 0
@@ -177,13 +180,15 @@ class Tally:
         self.busy = busy
         self.busiest = busy / elapsed
 
-    def replied(self, reply: Reply, seconds: float) -> None:
-        """Count a reply and how long it took."""
+    def replied(self, reply: Reply, seconds: float, since_sent: float) -> None:
+        """Count a reply and how long it took, from when it was due and from its send."""
         status = reply.status
         try:
             self.latencies[status].append(seconds)
+            self.since_sent[status].append(since_sent)
         except KeyError:
             self.latencies[status] = array("d", (seconds,))
+            self.since_sent[status] = array("d", (since_sent,))
         if status >= 400:
             self.codes[_code(reply.body)] += 1
 
@@ -191,6 +196,8 @@ class Tally:
         """Take in what another process has counted."""
         for status, values in other.latencies.items():
             self.latencies.setdefault(status, array("d")).extend(values)
+        for status, values in other.since_sent.items():
+            self.since_sent.setdefault(status, array("d")).extend(values)
         self.codes += other.codes
         self.failures += other.failures
         self.wrong += other.wrong
@@ -208,11 +215,6 @@ class Tally:
     def statuses(self) -> dict[int, int]:
         """How many replies had each status."""
         return {status: len(self.latencies[status]) for status in sorted(self.latencies)}
-
-    def by_status(self) -> dict[int, Latency]:
-        """The latency of each status."""
-        found = {status: Latency.of(self.latencies[status]) for status in sorted(self.latencies)}
-        return {status: latency for status, latency in found.items() if latency}
 
     def succeeded(self) -> array[float]:
         """The latencies of the 2xx replies."""
@@ -256,12 +258,18 @@ def result(
         failures=dict(tally.failures),
         wrong=tally.wrong,
         latency=None if refusal else Latency.of(succeeded),
-        by_status={} if refusal else tally.by_status(),
+        by_status={} if refusal else _by_status(tally.latencies),
+        since_sent={} if refusal else _by_status(tally.since_sent),
         overhead=None if refusal else tally.overhead(),
         punctuality=punctuality,
         generator_us=round(tally.busy / max(1, tally.sent) * _MICRO, 1),
         refusal=refusal,
     )
+
+
+def _by_status(times: Mapping[int, Sequence[float]]) -> dict[int, Latency]:
+    found = {status: Latency.of(times[status]) for status in sorted(times)}
+    return {status: latency for status, latency in found.items() if latency}
 
 
 def _rate(count: int, seconds: float) -> float:

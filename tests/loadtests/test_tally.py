@@ -44,7 +44,7 @@ def test_there_is_no_latency_of_nothing() -> None:
 def _tally(status: int, *seconds: float, body: bytes = b"{}") -> Tally:
     tally = Tally(sent=len(seconds), planned=len(seconds))
     for each in seconds:
-        tally.replied(Reply(status, b"", body), each)
+        tally.replied(Reply(status, b"", body), each, each / 2)
     return tally
 
 
@@ -64,6 +64,7 @@ def test_what_processes_have_counted_adds_up() -> None:
     assert found.succeeded_per_s == 0.7
     assert found.latency == Latency.of([0.001, 0.003])
     assert found.by_status[429] == Latency.of([0.002])
+    assert found.since_sent[429] == Latency.of([0.001])
     assert total.busiest == 0.4
 
 
@@ -99,5 +100,6 @@ def test_a_refused_run_shows_no_latency() -> None:
         _tally(200, 0.001), url="u", connections=1, processes=1, punctuality=_punctuality(3, 200)
     )
     assert found.refusal
-    assert (found.latency, dict(found.by_status), found.overhead) == (None, {}, None)
+    assert (found.latency, found.overhead) == (None, None)
+    assert (dict(found.by_status), dict(found.since_sent)) == ({}, {})
     assert orjson.loads(found.to_json())["latency"] is None
