@@ -124,6 +124,8 @@ class Shell:
             self._note(error, scope, endpoint, response.status_code)
             if not started:
                 await response(scope, receive, named)
+        finally:
+            scope["state"].pop(ABANDON, None)  # it holds the scope: a ring that lives until a gc
 
     def refuse(self, error: Exception, scope: Scope) -> Response:
         """The reply to what a connection refuses, in the shape of the protocol whose path it is."""

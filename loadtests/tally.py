@@ -118,8 +118,8 @@ class Result:
     """What came of a run. Latencies are in milliseconds, rates per second.
 
     `latency` is that of the 2xx replies and `by_status` that of each status, both None or empty
-    where `refusal` says why the run proves nothing. `since_sent` counts from when a request left and
-    not from when it was due: how fast a server replies to a generator that is itself behind.
+    where `refusal` says why the run proves nothing. `since_sent` counts from when a request left
+    and not from when it was due: how fast a server replies to a generator that is itself behind.
     """
 
     loop: str  # "open" or "closed"

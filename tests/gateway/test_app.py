@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.api.dialect import Dialects
 from gateway.api.receipt import ABANDON
 from gateway.app import Shell, build_app
+from gateway.errors import Overloaded
 from tests.conftest import Client
 
 
@@ -77,6 +79,31 @@ def test_an_error_after_the_reply_has_started_is_logged_and_not_sent_again(clien
     scope = {"type": "http", "path": "/v1/predict", "method": "POST", "headers": []}
     asyncio.run(shell(scope, receive, send))
     assert [message["type"] for message in sent] == ["http.response.start"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_request_that_is_over_leaves_nothing_for_the_garbage_collector(
+    client: Client, *, fails: bool
+) -> None:
+    async def hot(_scope: Scope, _receive: Receive, send: Send) -> None:
+        if fails:
+            raise Overloaded("no room", retry_after=1.0)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def left_by(requests: int) -> int:
+        shell = Shell(client.gateway, hot, hot, Dialects([]))
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(requests):
+                scope = {"type": "http", "path": "/v1/predict", "method": "POST", "headers": []}
+                await asyncio.create_task(shell(scope, nobody, nobody))
+            del scope
+            return gc.collect()
+        finally:
+            gc.enable()
+
+    assert asyncio.run(left_by(200)) < 200
 
 
 def test_the_shell_hands_what_is_no_request_to_the_pages(client: Client) -> None:
