@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
 from gateway.contract.calibration import Calibration, HeadReading
+from gateway.contract.certificate import coverages, walk
 from gateway.contract.manifest import (
     Certificate,
     Head,
@@ -26,9 +27,9 @@ from gateway.contract.manifest import (
 from gateway.contract.measures import binomial_cdf, calibration_error, upper_bound
 
 Floats = NDArray[np.float32]
+Bools = NDArray[np.bool_]
 Gold = NDArray[np.int64] | NDArray[np.float32]
 
-_COVERAGES = 50  # steps of the fixed sequence; finer ones win no coverage, see docs/explanation
 _TEMPERATURES = (0.05, 20.0)  # far beyond any that a trained network needs
 
 
@@ -89,9 +90,7 @@ def candidates(scores: Floats) -> Candidates:
 
     The last is 0: the student answers everything.
     """
-    shares = np.arange(1, _COVERAGES) / _COVERAGES
-    quantiles = np.quantile(scores.astype(np.float64), 1.0 - shares)
-    return Candidates((*(float(each) for each in quantiles), 0.0))
+    return Candidates(coverages(scores))
 
 
 def certify(
@@ -113,12 +112,12 @@ def certify(
     """
     rows = len(scores)
     scores = scores.astype(np.float64)  # as serving compares them
-    kept: float | None = None
-    for threshold in sequence.thresholds:
+
+    def holds(threshold: float) -> bool:
         undetected = int((wrong & (scores >= threshold)).sum())
-        if rows == 0 or binomial_cdf(undetected, rows, alpha) > delta:
-            break
-        kept = threshold
+        return rows > 0 and binomial_cdf(undetected, rows, alpha) <= delta
+
+    kept = walk(sequence.thresholds, holds)
     if kept is None:
         return OperatingPoint(
             name=name, threshold=None, coverage=0.0, undetected_error=0.0, certificate=None

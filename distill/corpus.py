@@ -20,11 +20,11 @@ from distill.recipe import Recipe
 from distill.run import Run
 from distill.workspace import Workspace
 from gateway.contract.bundle import open_bundle
+from gateway.contract.calibration import HeadReading
 from gateway.contract.examples import Example
 from gateway.contract.manifest import Head, HeadKind, Task
 from gateway.errors import DataError
 from gateway.students.student import Student
-from gateway.types import Prediction
 
 _ROWS_A_GROUP = 1.5  # mean; with more the rows are no longer nearly independent
 
@@ -151,19 +151,22 @@ def _labelled(
     texts = [row.text for row in (*rows, *test)]
     with narrator.bar("the teacher labels") as bar:
         logits = labeling.label(model, texts, cache, bar)
+    readings, _ = model.calibration.read(logits)
     said = [
-        replace(row, labels=_labels(model.task, prediction), source="teacher")
-        for row, prediction in zip(
-            (*rows, *test), model.interpret(logits, [False] * len(texts)), strict=True
-        )
+        replace(row, labels=_labels(model.task, readings, place), source="teacher")
+        for place, row in enumerate((*rows, *test))
     ]
     return tuple(said[: len(rows)]), tuple(said[len(rows) :])
 
 
-def _labels(task: Task, prediction: Prediction) -> dict[str, str | tuple[str, ...]]:
+def _labels(
+    task: Task, readings: Sequence[HeadReading], row: int
+) -> dict[str, str | tuple[str, ...]]:
     return {
-        head.name: said.labels[0] if head.kind is HeadKind.CHOICE else said.labels
-        for head, said in zip(task.heads, prediction.heads, strict=True)
+        head.name: head.labels[reading.states[row]]
+        if head.kind is HeadKind.CHOICE
+        else tuple(label for label, on in zip(head.labels, reading.states[row], strict=True) if on)
+        for head, reading in zip(task.heads, readings, strict=True)
     }
 
 

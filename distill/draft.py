@@ -9,8 +9,10 @@ from typing import Literal
 
 from pydantic import TypeAdapter
 
+from distill.familiarity import Fitted
 from gateway.contract import bundle
 from gateway.contract.manifest import (
+    Correctness,
     Golden,
     Graph,
     HeadCalibration,
@@ -45,7 +47,13 @@ class Draft:
     model: bytes
     tokenizer: bytes
 
-    def student(self, calibration: tuple[HeadCalibration, ...] | None = None) -> Student:
+    def student(
+        self,
+        calibration: tuple[HeadCalibration, ...] | None = None,
+        *,
+        correctness: Correctness | None = None,
+        familiar: Fitted | None = None,
+    ) -> Student:
         """The model as it would be served; without a calibration, temperatures are 1."""
         parts = calibration or neutral(self.task)
         manifest = Manifest(
@@ -54,6 +62,8 @@ class Draft:
             limits=self.facts.limits,
             graph=self.facts.graph,
             calibration=parts,
+            correctness=correctness,
+            domain=familiar.domain if familiar else None,
             files=(),
             tokenizer_sha256=hashlib.sha256(self.tokenizer).hexdigest(),
             golden=Golden(tolerance=1.0, vectors=()),
@@ -66,6 +76,7 @@ class Draft:
                 manifest=manifest,
                 model=self.model,
                 tokenizer=self.tokenizer,
+                domain=familiar.content if familiar else None,
             )
         )
 

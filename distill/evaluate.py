@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -65,6 +65,7 @@ class Curves:
     reliability: tuple[Reliability, ...]
     confusions: tuple[Confusion, ...]
     slices: tuple[SliceQuality, ...]
+    score: Reliability | None = None  # of the request's score, where it is a correctness
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +100,14 @@ def evaluate(
     truncated: Bools,
     lengths: NDArray[np.int64],
     severity: Mapping[str, Mapping[str, float]],
+    plain: Opinion | None = None,
+    strange: Bools | None = None,
 ) -> tuple[Evaluation, Curves]:
     """Measure the student alone and the system (teacher where the student is not sure enough).
 
     `truncated` and `lengths` are (rows,): whether the text was cut, and its tokens. Without a
-    teacher the system is the student.
+    teacher the system is the student. `plain` is the student by its calibrated confidence alone,
+    where its score is another; `strange` (rows,) are those that are out of its domain.
     """
     if gold is None:
         if teacher is None:
@@ -117,6 +121,8 @@ def evaluate(
     # In double precision, as serving compares them.
     sure = student.scores.astype(np.float64) >= (np.inf if threshold is None else threshold)
     accepted = sure & ~truncated
+    if strange is not None:
+        accepted &= ~strange
     system_right = np.where(accepted, student_right, teacher_right)
     slices = _slices(task, gold, lengths, student_right)
     evaluation = Evaluation(
@@ -128,6 +134,7 @@ def evaluate(
                 student.readings[place],
                 teacher.readings[place] if teacher else None,
                 gold[place],
+                plain.readings[place] if plain else None,
             )
             for place, head in enumerate(task.heads)
         ),
@@ -140,13 +147,27 @@ def evaluate(
             student.scores, student_right, teacher_right, 0.10
         ),
         augrc=measures.augrc(student.scores, ~student_right),
+        augrc_plain=measures.augrc(plain.scores, ~student_right) if plain else None,
+        score_ece=measures.calibration_error(student.scores, student_right) if plain else None,
+        score_ece_plain=measures.calibration_error(plain.scores, student_right) if plain else None,
+        out_of_domain=float(strange.mean()) if strange is not None else None,
         severity_weighted_error=_severity(task, student.readings, gold, severity),
         worst_slice=min(slices, key=lambda each: each.accuracy, default=None),
     )
-    return evaluation, _curves(task, student, gold, student_right, teacher_right, slices)
+    curves = _curves(task, student, gold, student_right, teacher_right, slices)
+    if plain is not None:
+        score = _reliability("all heads together", student.scores, student_right)
+        curves = replace(curves, score=score)
+    return evaluation, curves
 
 
-def _head(head: Head, student: HeadReading, teacher: HeadReading | None, gold: Gold) -> HeadQuality:
+def _head(
+    head: Head,
+    student: HeadReading,
+    teacher: HeadReading | None,
+    gold: Gold,
+    plain: HeadReading | None,
+) -> HeadQuality:
     correct = right(student, gold)
     count = len(head.labels)
     truth = gold if head.kind is HeadKind.CHOICE else gold > 0.5
@@ -157,6 +178,7 @@ def _head(head: Head, student: HeadReading, teacher: HeadReading | None, gold: G
         macro_f1=measures.macro_f1(student.states, truth, count),
         agreement=float(_same(student, teacher).mean()) if teacher else None,
         ece=measures.calibration_error(student.confidence, correct),
+        ece_plain=measures.calibration_error(plain.confidence, correct) if plain else None,
         teacher_accuracy=float(right(teacher, gold).mean()) if teacher else None,
         teacher_macro_f1=measures.macro_f1(teacher.states, truth, count) if teacher else None,
     )
@@ -230,7 +252,7 @@ def _curves(
         ),
         random=tuple((alone + (taught - alone) * shares).tolist()),
         reliability=tuple(
-            _reliability(head, reading, right(reading, truth))
+            _reliability(head.name, reading.confidence, right(reading, truth))
             for head, reading, truth in zip(task.heads, student.readings, gold, strict=True)
         ),
         confusions=_confusions(task, student.readings, gold),
@@ -238,12 +260,12 @@ def _curves(
     )
 
 
-def _reliability(head: Head, reading: HeadReading, correct: Bools) -> Reliability:
-    order = np.argsort(reading.confidence, kind="stable")
+def _reliability(name: str, confidence: Floats, correct: Bools) -> Reliability:
+    order = np.argsort(confidence, kind="stable")
     bins = [part for part in np.array_split(order, _BINS) if len(part)]
     return Reliability(
-        head=head.name,
-        confidence=tuple(float(reading.confidence[part].mean()) for part in bins),
+        head=name,
+        confidence=tuple(float(confidence[part].mean()) for part in bins),
         accuracy=tuple(float(correct[part].mean()) for part in bins),
         rows=tuple(len(part) for part in bins),
     )

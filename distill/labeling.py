@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from distill.progress import Advance
 from gateway import cores
-from gateway.students.student import Student
+from gateway.students.student import Raw, Student
 
 Floats = NDArray[np.float32]
 
@@ -50,6 +50,25 @@ def _name(teacher: Student, texts: Sequence[str]) -> str:
     for text in texts:
         digest.update(b"\0" + text.encode())
     return digest.hexdigest()[:32]
+
+
+def observe(model: Student, texts: Sequence[str]) -> tuple[Raw, Floats]:
+    """What a model gives for texts, each run alone, on all cores; and pooled (texts, hidden)."""
+    encoded = model.encode(texts)
+    rows = [each.ids for each in encoded]
+    logits = np.zeros((len(rows), model.task.outputs), np.float32)
+    pooled = np.zeros((len(rows), model.bundle.manifest.graph.hidden), np.float32)
+    with ThreadPoolExecutor(cores.available()) as pool:
+        for place, said in enumerate(pool.map(lambda row: model.outputs([row]), rows)):
+            logits[place], pooled[place] = said[0][0], said[1][0]
+    far = model.familiarity
+    raw = Raw(
+        logits,
+        [each.truncated for each in encoded],
+        np.array([len(row) for row in rows], np.int64),
+        np.concatenate([far.distances(row[np.newaxis]) for row in pooled]) if far else None,
+    )
+    return raw, pooled
 
 
 def read(model: Student, texts: Sequence[str]) -> Floats:

@@ -22,12 +22,13 @@ import torch
 from pydantic import TypeAdapter
 from tokenizers import Tokenizer
 
-from distill import certify, labeling, pretrained, report
+from distill import certify, correctness, familiarity, labeling, pretrained, report
 from distill.certify import Gold
 from distill.corpus import Material, collect
 from distill.data import augment
 from distill.draft import Draft, Facts
 from distill.evaluate import Curves, Opinion, evaluate
+from distill.familiarity import Fitted
 from distill.networks import encoder
 from distill.progress import Narrator
 from distill.recipe import Recipe
@@ -35,11 +36,14 @@ from distill.run import Run
 from distill.train import Epoch, TrainingSet, gold_of, train
 from distill.workspace import SEALED, TAUGHT, Workspace
 from exporters import benchmark, graph, parity, prune_vocabulary, quantize, seal
-from gateway.contract.bundle import Bundle, open_bundle
+from gateway.contract.bundle import DOMAIN, Bundle, open_bundle
 from gateway.contract.calibration import Calibration
+from gateway.contract.correctness import Evidence
 from gateway.contract.encoding import Encoding
 from gateway.contract.examples import Example
 from gateway.contract.manifest import (
+    Correctness,
+    Domain,
     Evaluation,
     Graph,
     HeadCalibration,
@@ -51,7 +55,7 @@ from gateway.contract.manifest import (
     Reports,
 )
 from gateway.errors import BundleError, BundleMissing, RecipeError, StageFailed
-from gateway.students.student import Session, Student
+from gateway.students.student import Raw, Session, Student
 from gateway.telemetry.pricing import Prices
 
 Result = TypeVar("Result")
@@ -62,6 +66,7 @@ _REPRESENTATIVE = 400  # texts on which static quantisation sets its ranges
 _TIMED = 150  # texts of the latency benchmark, each timed three times
 _COMMON_PIECES = 10_000  # of BERT's 30,522: 4 MB of int8 rows, and most words of plain English
 _GOLDEN = 32  # texts of the self-test
+_STRANGE = 0.01  # p-value below which the gateway, left to itself, escalates
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,8 @@ class Certified:
 
     calibration: tuple[HeadCalibration, ...]
     point: OperatingPoint | None
+    correctness: Correctness | None = None
+    domain: Domain | None = None  # its file stands beside
 
 
 @dataclass(frozen=True, slots=True)
@@ -389,27 +396,66 @@ def _export_student(job: _Job, trained: Path, folder: Path) -> None:
 
 
 def _certify(job: _Job, draft: Draft, folder: Path) -> None:
-    """Temperatures and the sequence of thresholds on one split, the test of them on another."""
+    """The score and the sequence of thresholds on one split, the test of them on another."""
     recipe, material = job.recipe, job.material
     splits, task = material.splits, material.task
-    model = draft.student()
-    logits = labeling.read(model, _texts(splits.calibration))
-    parts = certify.fit_temperatures(task, logits, _gold(material, splits.calibration))
+    gold = _gold(material, splits.calibration)
+    raw, pooled = labeling.observe(draft.student(), _texts(splits.calibration))
+    parts = certify.fit_temperatures(task, raw.logits, gold)
     calibration = Calibration(task, parts)
-    sequence = certify.candidates(calibration.read(logits)[1])
-    texts = _texts(splits.certification)
-    readings, scores = calibration.read(labeling.read(model, texts))
-    cut = np.array([each.truncated for each in model.encode(texts)])
+    familiar = _fit_domain(job, draft, calibration, pooled) if recipe.score.out_of_domain else None
+    if familiar is not None:
+        (folder / DOMAIN).write_bytes(familiar.content)
+        raw, _ = labeling.observe(
+            draft.student(parts, familiar=familiar), _texts(splits.calibration)
+        )
+    trust = None
+    if recipe.score.correctness:
+        evidence = Evidence(raw.lengths, raw.distances)
+        trust = correctness.fit(calibration, raw.logits, evidence, gold, seed=recipe.seed)
+    model = draft.student(parts, correctness=trust, familiar=familiar)
+    sequence = certify.candidates(model.read(raw)[1])
+    tested, _ = labeling.observe(model, _texts(splits.certification))
+    readings, scores = model.read(tested)
     point = certify.certify(
         sequence,
-        np.where(cut, -1.0, scores),  # a cut text is always escalated
+        np.where(tested.truncated, -1.0, scores),  # a cut text is always escalated
         ~certify.all_right(readings, _gold(material, splits.certification)),
         alpha=recipe.certificate.alpha,
         delta=recipe.certificate.delta,
         labels=material.labels,
         issued_at=_now(),
     )
-    _write(Certified(calibration=parts, point=point), folder)
+    found = Certified(
+        calibration=parts,
+        point=point,
+        correctness=trust,
+        domain=familiar.domain if familiar else None,
+    )
+    _write(found, folder)
+
+
+def _fit_domain(
+    job: _Job, draft: Draft, calibration: Calibration, apart: certify.Floats
+) -> Fitted | None:
+    """What its texts look like: those that it was taught, ranked among those that it was not."""
+    taught = job.material.splits.train[: familiarity.TAUGHT]
+    raw, pooled = labeling.observe(draft.student(), _texts(taught))
+    classes = familiarity.classes_of(calibration.read(raw.logits)[0])
+    return familiarity.fit(pooled, classes, apart, seed=job.recipe.seed)
+
+
+def _certified(draft: Draft, run: Run, found: Certified) -> Student:
+    """The model with all that the certify stage has found."""
+    return draft.student(
+        found.calibration, correctness=found.correctness, familiar=_familiar(run, found)
+    )
+
+
+def _familiar(run: Run, found: Certified) -> Fitted | None:
+    if found.domain is None:
+        return None
+    return Fitted(found.domain, (run.folder / "certify" / DOMAIN).read_bytes())
 
 
 def _evaluate_student(
@@ -424,20 +470,22 @@ def _evaluate_student(
     """On the untouched test split: quality, parity at the certified threshold, latency."""
     material = job.material
     task, rows = material.task, material.splits.test
-    model, master = draft.student(found.calibration), Student(teacher)
+    model, master = _certified(draft, run, found), Student(teacher)
     threshold = found.point.threshold if found.point else None
     texts = _texts(rows)
-    encoded = model.encode(texts)
-    ids = [each.ids for each in encoded]
-    logits = labeling.read(model, texts)
+    raw, _ = labeling.observe(model, texts)
+    ids = [each.ids for each in model.encode(texts)]
+    student, plain = Opinion(*model.read(raw)), Opinion.of(model.calibration, raw.logits)
     evaluation, curves = evaluate(
         task,
-        student=Opinion.of(model.calibration, logits),
+        student=student,
+        plain=plain if found.correctness else None,
         teacher=Opinion.of(master.calibration, np.load(trained.parent / "label" / "test.npy")),
         gold=_gold(material, rows),
         threshold=threshold,
-        truncated=np.array([each.truncated for each in encoded]),
-        lengths=np.array([len(each) for each in ids]),
+        truncated=np.array(raw.truncated),
+        strange=_strange(model, raw),
+        lengths=raw.lengths,
         severity=job.recipe.data.severity,
     )
     measured = Measured(
@@ -447,13 +495,32 @@ def _evaluate_student(
             fp32=Session((run.folder / "export" / "fp32.onnx").read_bytes()),
             served=model,
             rows=ids,
-            threshold=threshold,
+            threshold=_as_plain(threshold, student.scores, plain.scores),
             fp32_difference=draft.facts.fp32_difference,
             tokenizer_equal=_same_tokens(trained, draft, texts),
         ),
         latency=benchmark.compare(model, master, texts[:_TIMED]),
     )
     _write(measured, folder)
+
+
+def _strange(model: Student, raw: Raw) -> certify.Bools | None:
+    if model.familiarity is None or raw.distances is None:
+        return None
+    return np.asarray(model.familiarity.p_values(raw.distances) < _STRANGE)
+
+
+def _as_plain(
+    threshold: float | None, scores: certify.Floats, plain: certify.Floats
+) -> float | None:
+    """The threshold on the plain scores that lets as many rows through; None: it lets none.
+
+    Parity compares logits alone, which the calibrated confidence is all of.
+    """
+    if threshold is None:
+        return None
+    through = int((scores.astype(np.float64) >= threshold).sum())
+    return float(np.sort(plain)[-through]) if through else None
 
 
 def _seal(
@@ -467,6 +534,7 @@ def _seal(
 ) -> None:
     recipe, material, teacher = job.recipe, job.material, job.teacher
     measured = _read(Measured, evaluated)
+    familiar = _familiar(run, found)
     base = pretrained.find(recipe.teacher.base, recipe.folder)
     path = seal.seal(
         role=draft.role,
@@ -474,6 +542,8 @@ def _seal(
         limits=draft.facts.limits,
         graph=_proven(draft.facts.graph, measured.parity),
         calibration=found.calibration,
+        correctness=found.correctness,
+        domain=(familiar.domain, familiar.content) if familiar else None,
         operating_points=(found.point,) if found.point else (),
         model=draft.model,
         tokenizer=draft.tokenizer,

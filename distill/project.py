@@ -248,6 +248,10 @@ student:
       - {name: kl, weight: 1.0, temperature: 2.0}
       - {name: logit_mse, weight: 0.3}
 
+score:                         # what the student says of its own answers
+  correctness: true            # P(right), from all signals of the model; false: calibration alone
+  out_of_domain: true          # whether a text is like those that it was taught
+
 certificate:                   # P(answered by the student and wrong) <= alpha,
   alpha: 0.02                  # with confidence
   delta: 0.05                  # 1 - delta

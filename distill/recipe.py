@@ -172,6 +172,13 @@ class CertificatePlan(_Part):
     delta: OpenShare = 0.05
 
 
+class ScorePlan(_Part):
+    """What the bundle says of its own answers, beside calibrated probabilities."""
+
+    correctness: bool = True
+    out_of_domain: bool = True
+
+
 class GatesPlan(_Part):
     """How much the int8 graph may differ from fp32, as shares of rows."""
 
@@ -194,6 +201,7 @@ class Recipe(_Part):
     data: DataPlan
     teacher: TeacherPlan = TeacherPlan()
     student: StudentPlan = StudentPlan()
+    score: ScorePlan = ScorePlan()
     certificate: CertificatePlan = CertificatePlan()
     gates: GatesPlan = GatesPlan()
     prices: Prices = Prices()

@@ -131,7 +131,9 @@ def render(report: Report) -> str:
         risk_plot=_risk_plot(report),
         cost_plot=_cost_plot(report),
         reliability_plots=[
-            (each, plots.reliability(each)) for each in curves.reliability if each.rows
+            (each, plots.reliability(each))
+            for each in (*curves.reliability, *([curves.score] if curves.score else []))
+            if each.rows
         ],
         loss_plot=plots.training_loss(report.history) if report.history else "",
         risk_rows=_nearest(curves.coverage, _COVERAGES),

@@ -132,6 +132,17 @@ def _calibration(manifest: Manifest) -> str:
         + (f"fitted on {part.rows} rows" if part.rows else "not fitted: treat scores with care")
         for part in manifest.calibration
     ]
+    if (found := manifest.correctness) is not None:
+        names = sorted({signal.name for part in found.heads for signal in part.signals})
+        lines.append(
+            f"- its score is the probability that all heads are right, from {', '.join(names)}, "
+            f"fitted on {found.rows} rows"
+        )
+    if (domain := manifest.domain) is not None:
+        lines.append(
+            f"- it knows {domain.centres} kinds of texts, fitted on {domain.rows} rows, and ranks "
+            f"a text's distance to them among {domain.calibration} others"
+        )
     return "## Calibration\n\n" + "\n".join(lines)
 
 

@@ -9,13 +9,18 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 
+from sqlalchemy import Engine
+
 from gateway.contract.manifest import Task
 from gateway.errors import SettingsError, UnknownTask
+from gateway.routing.budget import Budget
 from gateway.routing.cascade import Cascade
 from gateway.seat import first_student, take_seat
 from gateway.settings import RecordSettings, Settings, environment_without_keys
 from gateway.shadow.audit import Skip
+from gateway.shadow.served import ServedQuality
 from gateway.store.database import open_database
+from gateway.store.ledger import Ledger
 from gateway.store.receipts import Receipts
 from gateway.store.retention import Retention
 from gateway.store.writer import RecordWriter
@@ -46,9 +51,11 @@ class Gateway:
     tasks: dict[str, Cascade]
     metrics: Metrics
     figures: Figures
+    quality: ServedQuality
     writer: RecordWriter | None  # None, as the receipts: no records are kept
     receipts: Receipts | None
     retention: Retention | None
+    budgets: Mapping[str, Budget]  # by task; empty: no records are kept, nor is any budget
     successions: Mapping[str, Succession]
     read: Read
     generation: int = field(default=1)
@@ -82,6 +89,17 @@ class Gateway:
         answers = await cascade.answer(instances, terms)
         return Reply(answers, await receipts.of_last(len(answers), terms.deadline))
 
+    async def look_at_budgets(self) -> None:
+        """See what is left of each budget, for /metrics and /v1/stats; takes a second at most."""
+        await asyncio.gather(*(budget.look() for budget in self.budgets.values()))
+        self.metrics.budgeted(
+            {
+                (task, window): balance.remaining
+                for task, budget in self.budgets.items()
+                for window, balance in budget.seen.items()
+            }
+        )
+
     def audits_skipped(self, task: str) -> dict[str, int]:
         """How many audits of that task did not take place, by cause."""
         found = self.successions.get(task)
@@ -113,8 +131,12 @@ async def open_gateway(
         prices = {name: task.prices.prices() for name, task in settings.tasks.items()}
         metrics = Metrics(tasks, prices=prices)
         figures = Figures(tasks, prices=prices, clock=time.monotonic)
-        writer, receipts, retention = _open_records(settings.records, metrics, stack)
-        observers: list[Observer] = [metrics, figures]
+        engine = _open_engine(settings.records, stack)
+        writer, receipts, retention = _open_records(engine, settings.records, metrics, stack)
+        budgets = _open_budgets(engine, settings, stack)
+        quality = ServedQuality(tasks)
+        metrics.follow_served(quality.rates)
+        observers: list[Observer] = [metrics, figures, quality]
         if writer is not None:
             observers.append(writer)
         successions: dict[str, Succession] = {}
@@ -123,11 +145,13 @@ async def open_gateway(
             successions[name] = Succession(
                 name,
                 settings=task,
-                seat=await take_seat(name, task, student, metrics),
+                seat=await take_seat(name, task, student, metrics, purse=budgets.get(name)),
                 registry=registries[name],
                 metrics=metrics,
                 figures=figures,
+                quality=quality,
                 observers=observers,
+                budget=budgets.get(name),
             )
             stack.push_async_callback(successions[name].close)
         metrics.follow_skips(
@@ -141,9 +165,11 @@ async def open_gateway(
             tasks={name: each.cascade for name, each in successions.items()},
             metrics=metrics,
             figures=figures,
+            quality=quality,
             writer=writer,
             receipts=receipts,
             retention=retention,
+            budgets=budgets,
             successions=successions,
             read=read or _unread,
         )
@@ -165,13 +191,31 @@ def _unread() -> Settings:
     )
 
 
-def _open_records(
-    settings: RecordSettings, metrics: Metrics, stack: AsyncExitStack
-) -> tuple[RecordWriter, Receipts, Retention] | tuple[None, None, None]:
+def _open_engine(settings: RecordSettings, stack: AsyncExitStack) -> Engine | None:
+    """The database; None: no records are kept."""
     if not settings.enabled:
-        return None, None, None
+        return None
     engine = open_database(settings.database)
     stack.callback(engine.dispose)
+    return engine
+
+
+def _open_budgets(
+    engine: Engine | None, settings: Settings, stack: AsyncExitStack
+) -> Mapping[str, Budget]:
+    """The budget of each task, limited or not: a reload may bring limits."""
+    if engine is None:
+        return {}
+    ledger = Ledger(engine)
+    stack.push_async_callback(asyncio.to_thread, ledger.close)
+    return {name: Budget(name, task.limits, ledger) for name, task in settings.tasks.items()}
+
+
+def _open_records(
+    engine: Engine | None, settings: RecordSettings, metrics: Metrics, stack: AsyncExitStack
+) -> tuple[RecordWriter, Receipts, Retention] | tuple[None, None, None]:
+    if engine is None:
+        return None, None, None
     retention = Retention(engine, settings.retention_days)
     writer = RecordWriter(
         engine,

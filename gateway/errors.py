@@ -306,13 +306,33 @@ class RecordsUnavailable(ServingError):
 
 
 class TeacherError(UnderstudyError):
-    """The teacher gave no usable answer. `asked`: the call was begun, so that it may be billed."""
+    """The teacher gave no usable answer. `asked`: the call was begun, so that it may be billed.
+
+    `cost`: micro-USD that it was billed, where the teacher says so. `unpriced`: further calls that
+    were begun before it gave up, of which no cost is known.
+    """
 
     code = "teacher"
 
-    def __init__(self, message: str, *, mend: str = "", asked: bool = True) -> None:
+    def __init__(
+        self, message: str, *, mend: str = "", asked: bool = True, cost: int | None = None
+    ) -> None:
         super().__init__(message, mend=mend)
         self.asked = asked
+        self.cost = cost
+        self.unpriced = 0
+
+    def bill(self, price: int | None) -> int | None:
+        """What the failure may cost in all, where a call of unknown cost has this price.
+
+        None: a call was begun of which neither is known.
+        """
+        if not self.asked:
+            return 0
+        unknown = self.unpriced + (self.cost is None)
+        if unknown and price is None:
+            return None
+        return (self.cost or 0) + unknown * (price or 0)
 
 
 class TeacherUnavailable(TeacherError):
@@ -334,9 +354,18 @@ class TeacherGarbled(TeacherError):
 
 
 class TeacherRefused(TeacherError):
-    """The teacher says that the request, the key or the model is wrong: asking again is no use."""
+    """The teacher says that the request, the key or the model is wrong: asking again is no use.
+
+    `status`: of its reply over HTTP, where there was one.
+    """
 
     code = "teacher_refused"
+
+    def __init__(
+        self, message: str, *, mend: str = "", asked: bool = True, status: int | None = None
+    ) -> None:
+        super().__init__(message, mend=mend, asked=asked)
+        self.status = status
 
 
 class TeacherLimited(TeacherError):

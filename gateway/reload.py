@@ -35,7 +35,7 @@ from gateway.telemetry import logs
 _LIVE: Mapping[type[BaseModel], frozenset[str]] = {
     Settings: frozenset({"keys"}),
     ServerSettings: frozenset({"max_body_bytes", "max_inputs", "max_characters"}),
-    TaskSettings: frozenset({"policy", "audit", "prices", "deadline_ms"}),
+    TaskSettings: frozenset({"policy", "audit", "prices", "budget", "deadline_ms"}),
     StudentSettings: frozenset({"bundle", "operating_point"}),
     RecordSettings: frozenset({"retention_days"}),
     LogSettings: frozenset({"level"}),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from gateway.contract.bundle import Bundle, open_bundle
 from gateway.errors import BundleMissing, StudentFailed
+from gateway.routing.budget import Purse
 from gateway.routing.cascade import Rung
 from gateway.rungs import open_batcher, open_student, open_teacher, policy_of
 from gateway.settings import TaskSettings
@@ -71,17 +72,22 @@ async def take_seat(
     metrics: Metrics,
     *,
     teacher: Guard | None = None,
+    purse: Purse | None = None,
 ) -> Seat:
     """Start a student's workers and let it answer once; without a `teacher` open its own.
+
+    Its calls are paid for from the `purse`; None: nothing is limited.
 
     Raises SettingsError, BundleMismatch or StudentFailed. Whatever ends it, a cancellation too,
     leaves nothing open.
     """
-    policy = policy_of(task, settings, student)
     async with AsyncExitStack() as opened:
         if teacher is None:
-            teacher = open_teacher(settings.teacher, student.task)
+            teacher = await open_teacher(
+                settings.teacher, student.task, purse=purse, metrics=metrics
+            )
             opened.push_async_callback(teacher.close)
+        policy = policy_of(task, settings, student, teacher=teacher.name)
         batcher = await open_batcher(task, settings, student, metrics)
         opened.push_async_callback(batcher.close)
         await batcher.ready()

@@ -3,7 +3,8 @@
 Paths in the file are relative to its folder. Secrets come from the environment alone:
 `UNDERSTUDY_API_KEYS` holds keys as `name:sha256` (or `name:sha256:admin`), separated by commas,
 beside those of the file; `UNDERSTUDY_RECORDS_URL` holds the database's URL with its password, in
-place of the file's.
+place of the file's; `UNDERSTUDY_TEACHER_KEYS` holds what teachers want to be shown, as
+`name:secret`, separated by commas. The file names those only, and no Settings hold them.
 """
 
 from __future__ import annotations
@@ -15,18 +16,32 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import re2
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gateway import document
 from gateway.errors import SettingsError
+from gateway.routing.budget import Limits, Window
 from gateway.routing.risk import LabelRule, MissingRule, RangeRule, Rule, TextRule, ValueRule
-from gateway.telemetry.pricing import Prices
+from gateway.routing.unavailable import ByRisk, Instead, Unavailable
+from gateway.shadow.served import Audited
+from gateway.teachers.destination import destination
+from gateway.telemetry.pricing import Prices, micro_usd
 from gateway.types import FieldValue
 
 FILE = "understudy.yaml"
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}$")]
+ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}$")]  # in a path
 
 
 _LAST_PORT = 65_535  # of TCP
@@ -109,20 +124,106 @@ class ScriptedSettings(_Part):
     fail_every: int | None = Field(default=None, ge=1)
 
 
-class TeacherSettings(_Part):
-    """The model that is asked when the student is not sure. `bundle` or `scripted`, not both."""
+class UpstreamSettings(_Part):
+    """Where a teacher is asked over HTTP."""
+
+    url: str = Field(description="http or https, a host, maybe a port and a path")
+    key: Name | None = Field(
+        default=None, description="its name in UNDERSTUDY_TEACHER_KEYS; null: none is sent"
+    )
+
+    @model_validator(mode="after")
+    def _leads_somewhere(self) -> Self:  # of the whole part, as a message about url alone shows it
+        try:
+            destination(self.url)
+        except ValueError as error:
+            raise ValueError(f"url: {error}") from error
+        return self
+
+
+class OipSettings(UpstreamSettings):
+    """A model behind the Open Inference Protocol, version 2, over REST."""
+
+    model: ModelName
+    version: ModelName | None = None
+    input: str = Field(default="text", min_length=1, description="the tensor that takes the text")
+    outputs: dict[str, str] = Field(default={}, description="head -> the tensor that answers it")
+    scores: Literal["logits", "probabilities"] = Field(
+        default="logits", description="what the numbers of a head's tensor are"
+    )
+
+
+class ShownSettings(_Part):
+    """A text that a chat model is shown with its labels, as an example."""
+
+    text: str
+    labels: dict[str, str | tuple[str, ...]] = Field(description="of every head")
+    fields: dict[str, FieldValue] = {}
+
+
+# What the gateway itself writes into a request of a chat; it asks for one reply, in one piece.
+_OF_A_CHAT = frozenset(
+    {"model", "messages", "temperature", "max_tokens", "response_format", "logprobs", "n", "stream"}
+)
+
+
+class ChatSettings(UpstreamSettings):
+    """A model behind an OpenAI-compatible chat endpoint, and the card that tells it the task."""
+
+    model: str = Field(min_length=1)
+    instructions: str = ""
+    descriptions: dict[str, dict[str, str]] = Field(
+        default={}, description="head -> label -> what it means"
+    )
+    examples: tuple[ShownSettings, ...] = ()
+    structured: Literal["auto", "json_schema", "json_object", "none"] = "auto"
+    temperature: float | None = Field(default=0.0, ge=0.0, description="null: not sent")
+    max_tokens: int | None = Field(default=512, ge=1, description="of a reply; null: not sent")
+    samples: int = Field(default=1, ge=1, le=64, description="replies that vote")
+    logprobs: bool = False
+    extra: dict[str, JsonValue] = Field(default={}, description="more keys of each request")
+    input_usd_per_million: Decimal | None = Field(default=None, ge=0)
+    output_usd_per_million: Decimal | None = Field(default=None, ge=0)
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> Self:
+        if self.samples > 1 and self.temperature == 0.0:
+            raise ValueError("samples of temperature 0 are all the same; name a temperature above")
+        if self.samples > 1 and self.logprobs:
+            raise ValueError("samples and logprobs are two ways to one end; name one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _extra_is_more(self) -> Self:
+        if taken := sorted(self.extra.keys() & _OF_A_CHAT):
+            raise ValueError(f"extra.{taken[0]}: the gateway writes this key itself")
+        return self
+
+
+class MemberSettings(_Part):
+    """A teacher of one kind, as it may stand in an ensemble too. The guard's keys are not here."""
 
     bundle: Path | None = None
     scripted: ScriptedSettings | None = None
+    openai: ChatSettings | None = None
+    oip: OipSettings | None = None
     timeout_s: float = Field(default=10.0, gt=0.0)
     concurrency: int = Field(default=64, ge=1)
     workers: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
-        if (self.bundle is None) == (self.scripted is None):
-            raise ValueError("name either a bundle or a script")
+        kinds = [name for name in _KINDS if name in type(self).model_fields]
+        if sum(getattr(self, name) is not None for name in kinds) != 1:
+            raise ValueError(f"name one kind of teacher: {', '.join(kinds)}")
         return self
+
+    def anchored(self, folder: Path) -> Self:
+        """The same with paths that no longer depend on the current folder."""
+        return self.model_copy(update={"bundle": self.bundle and folder / self.bundle})
+
+
+_KINDS = ("bundle", "scripted", "openai", "oip", "ensemble")  # of teachers
 
 
 # What a rule looks at -> the keys that say what it looks for there.
@@ -179,24 +280,182 @@ class RuleSettings(_Part):
         return MissingRule(self.name, field)
 
 
+class SkillSettings(_Part):
+    """What a member of an ensemble is best at: the requests for which a rule holds."""
+
+    member: Name
+    when: RuleSettings
+
+    @model_validator(mode="after")
+    def _is_known_beforehand(self) -> Self:
+        if self.when.head is not None:
+            raise ValueError("a teacher is chosen by text or field: it is not told any labels")
+        return self
+
+
+class EnsembleSettings(_Part):
+    """Several teachers as one: all of them vote, or one is chosen for each request."""
+
+    members: dict[Name, MemberSettings] = Field(min_length=1)
+    mode: Literal["vote", "first"] = "vote"
+    weights: dict[Name, dict[str, Annotated[float, Field(ge=0.0)]]] = Field(
+        default={}, description="member -> head -> its weight in the vote; 1 where none is named"
+    )
+    quorum: int = Field(default=1, ge=1, description="members that must have answered, to vote")
+    skills: tuple[SkillSettings, ...] = ()
+    default: Name | None = Field(default=None, description="who answers where no skill holds")
+
+    @model_validator(mode="after")
+    def _holds_together(self) -> Self:
+        named = {*self.weights, *(skill.member for skill in self.skills), self.default} - {None}
+        if unknown := sorted(str(name) for name in named - self.members.keys()):
+            raise ValueError(f"{unknown[0]!r} is no member; name {', '.join(self.members)}")
+        if self.mode == "first" and self.default is None:
+            raise ValueError("mode first needs a default: who answers where no skill holds")
+        idle = {"vote": {"skills", "default"}, "first": {"weights", "quorum"}}[self.mode]
+        if unread := sorted(idle & self.model_fields_set):
+            raise ValueError(f"mode {self.mode} does not read {', '.join(unread)}")
+        if self.quorum > len(self.members):
+            raise ValueError(f"quorum {self.quorum} is above the {len(self.members)} members")
+        return self
+
+
+class BreakerSettings(_Part):
+    """When a teacher that fails or drags is left alone, and for how long."""
+
+    failures: int = Field(default=5, ge=1, description="in a row")
+    window_s: float = Field(default=30.0, gt=0.0, description="over which the shares count")
+    calls: int = Field(default=20, ge=1, description="of the window, before the shares count")
+    error_ratio: float = Field(default=0.5, gt=0.0, le=1.0)
+    slow_ratio: float = Field(default=0.8, gt=0.0, le=1.0)
+    slow_s: float | None = Field(
+        default=None, gt=0.0, description="from when on a call is slow; null: 0.8 of timeout_s"
+    )
+    open_s: float = Field(default=10.0, gt=0.0, description="until one call may try, and the next")
+
+
+class HedgeSettings(_Part):
+    """A second call beside one that is late; the first good answer counts."""
+
+    enabled: bool = False
+    share: float = Field(default=0.05, gt=0.0, le=1.0, description="of the calls, at most")
+
+
+class CacheSettings(_Part):
+    """Answers that are kept, in memory, for the same input again."""
+
+    enabled: bool = False
+    answers: int = Field(default=10_000, ge=1, description="that are kept at most")
+    ttl_s: float = Field(default=3600.0, gt=0.0, description="for so long")
+
+
+class TeacherSettings(MemberSettings):
+    """The model that is asked when the student is not sure: of one kind, with a guard around it."""
+
+    ensemble: EnsembleSettings | None = None
+    retries: int = Field(default=1, ge=0, le=10, description="of a call that failed")
+    retry_share: float = Field(default=0.1, ge=0.0, le=1.0, description="of all calls, at most")
+    coalesce: bool = Field(default=True, description="the same input at once is one call")
+    breaker: BreakerSettings = BreakerSettings()
+    hedge: HedgeSettings = HedgeSettings()
+    cache: CacheSettings = CacheSettings()
+
+    def anchored(self, folder: Path) -> Self:
+        """The same with paths that no longer depend on the current folder."""
+        anchored = super().anchored(folder)
+        if self.ensemble is None:
+            return anchored
+        members = {name: member.anchored(folder) for name, member in self.ensemble.members.items()}
+        ensemble = self.ensemble.model_copy(update={"members": members})
+        return anchored.model_copy(update={"ensemble": ensemble})
+
+
+def _not_the_student(chosen: Instead) -> Instead:
+    if chosen is Instead.STUDENT:
+        raise ValueError(
+            "a request of high risk is never the student's to answer: name abstain or error"
+        )
+    return chosen
+
+
+_NotStudent = Annotated[Instead, AfterValidator(_not_the_student)]
+
+
+class SeveritySettings(_Part):
+    """What mistakes cost. Heads that `costs` does not name cost 1 for a mistake."""
+
+    costs: dict[str, Path | dict[str, dict[str, float]]] = Field(
+        default={}, description="head -> a CSV, or true label -> said label -> units of loss"
+    )
+    teacher: dict[str, dict[str, Annotated[float, Field(ge=0.0)]]] = Field(
+        default={}, description="head -> true label -> the teacher's expected loss there"
+    )
+    usd_per_unit: Decimal = Field(gt=0, description="what one unit of loss costs")
+    right_may_cost: bool = Field(default=False, description="a right answer may have a cost too")
+
+
+class CriticalSettings(_Part):
+    """Labels that must not be missed."""
+
+    labels: dict[str, tuple[str, ...]] = Field(min_length=1, description="head -> its labels")
+    threshold: float | None = Field(
+        default=None, ge=0.0, le=1.0, description="of their summed probability"
+    )
+
+
 class PolicySettings(_Part):
     """When the teacher is asked, and what happens when it cannot answer."""
 
     rules: tuple[RuleSettings, ...] = ()
-    on_unavailable: Literal["student", "abstain"] = "student"
-    on_unavailable_high_risk: Literal["student", "abstain"] = "abstain"
+    on_unavailable: Instead = Instead.STUDENT
+    on_unavailable_high_risk: _NotStudent = Instead.ABSTAIN
+    on_exhausted: Instead = Field(
+        default=Instead.STUDENT, description="the same where the budget is used up"
+    )
+    on_exhausted_high_risk: _NotStudent = Instead.ABSTAIN
     threshold: float | None = Field(
         default=None,
         ge=0.0,
         le=1.0,
         description="replaces the certified threshold; only a higher one keeps the certificate",
     )
+    severity: SeveritySettings | None = None
+    critical: CriticalSettings | None = None
+    certificate: Path | None = Field(
+        default=None, description="of the whole policy; without the file everything is escalated"
+    )
+    out_of_domain: Annotated[float, Field(gt=0.0, lt=1.0)] | Literal["auto"] | None = Field(
+        default="auto",
+        description="share of ordinary texts that may be escalated as strange; null: off; "
+        "auto: 0.01 where the bundle can tell",
+    )
+
+    def unavailable(self) -> Unavailable:
+        """As the routing room wants it."""
+        return Unavailable(
+            failed=ByRisk(self.on_unavailable, self.on_unavailable_high_risk),
+            exhausted=ByRisk(self.on_exhausted, self.on_exhausted_high_risk),
+        )
 
 
 class AuditSettings(_Part):
     """The share of confident answers that also goes to the teacher, after the reply."""
 
-    share: float = Field(default=0.02, ge=0.0, le=1.0)
+    share: float = Field(default=0.02, ge=0.0, le=1.0, description="the same for all of them")
+    targeted: float = Field(
+        default=0.0, ge=0.0, le=1.0, description="more, most at a score of one half"
+    )
+    slices: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = Field(
+        default=(), max_length=8, description="fields by whose value errors are shown"
+    )
+
+    def audited(self) -> Audited:
+        """As those who measure want it."""
+        return Audited(
+            uniform=self.share > 0.0,
+            any=self.share > 0.0 or self.targeted > 0.0,
+            fields=tuple(dict.fromkeys(self.slices)),
+        )
 
 
 class PriceSettings(_Part):
@@ -213,6 +472,46 @@ class PriceSettings(_Part):
         )
 
 
+class BudgetSettings(_Part):
+    """What the teacher may cost, by live calls and audits together. Null: no limit.
+
+    It is kept in the records' database, which replicas share.
+    """
+
+    usd_per_day: Decimal | None = Field(default=None, ge=0)
+    usd_per_hour: Decimal | None = Field(default=None, ge=0)
+    requests_per_second: float | None = Field(default=None, gt=0.0, le=1_000_000.0)
+    usd_per_call: Decimal | None = Field(
+        default=None, ge=0, description="the most that a call may cost; null: the task's price"
+    )
+    audit_reserve: float = Field(
+        default=0.2, ge=0.0, le=1.0, description="the share of each limit that audits leave"
+    )
+    expiry_s: float = Field(
+        default=120.0, gt=0.0, le=3600.0, description="of a reservation that nobody settles"
+    )
+
+    @property
+    def in_usd(self) -> str | None:
+        """A key that limits money; None: none does."""
+        keys = ("usd_per_day", "usd_per_hour")
+        return next((key for key in keys if getattr(self, key) is not None), None)
+
+    def limits(self, prices: PriceSettings) -> Limits:
+        """As the routing room wants them; money in micro-USD, what a call may cost rounded up."""
+        usd = {Window.DAY: self.usd_per_day, Window.HOUR: self.usd_per_hour}
+        call, thousand = self.usd_per_call, prices.teacher_usd_per_1000
+        if call is None and thousand is not None:
+            call = thousand / 1000
+        return Limits(
+            usd={window: micro_usd(limit) for window, limit in usd.items() if limit is not None},
+            per_second=self.requests_per_second,
+            call=None if call is None else micro_usd(call, up=True),
+            audit_reserve=self.audit_reserve,
+            expiry_s=self.expiry_s,
+        )
+
+
 class TaskSettings(_Part):
     """One task: its student, its teacher, its policy."""
 
@@ -221,9 +520,37 @@ class TaskSettings(_Part):
     policy: PolicySettings = PolicySettings()
     audit: AuditSettings = AuditSettings()
     prices: PriceSettings = PriceSettings()
+    budget: BudgetSettings = BudgetSettings()
     deadline_ms: float | None = Field(
         default=None, gt=0.0, description="of a request that names none"
     )
+
+    @property
+    def limits(self) -> Limits:
+        """What its teacher may cost."""
+        return self.budget.limits(self.prices)
+
+    @model_validator(mode="after")
+    def _what_is_not_priced_has_no_budget(self) -> Self:
+        """An unknown price is not 0, so that no sum of it can be held against a limit."""
+        key = self.budget.in_usd
+        if key and self.budget.usd_per_call is None and self.prices.teacher_usd_per_1000 is None:
+            raise ValueError(
+                f"budget.{key} cannot be kept, as it is not known what a call of the teacher may "
+                "cost; set prices.teacher_usd_per_1000 or budget.usd_per_call, or limit only "
+                "budget.requests_per_second"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_reservation_outlives_its_call(self) -> Self:
+        """One that expired while its call ran would be spent twice."""
+        if self.budget.in_usd and self.budget.expiry_s <= self.teacher.timeout_s:
+            raise ValueError(
+                f"budget.expiry_s {self.budget.expiry_s:g} must be above teacher.timeout_s "
+                f"{self.teacher.timeout_s:g}: what is reserved for a call is held until it ends"
+            )
+        return self
 
 
 class RecordSettings(_Part):
@@ -282,6 +609,18 @@ class Settings(_Part):
                 raise ValueError(
                     f"{place} {host!r} can be reached from other machines and there "
                     "are no keys; make one with `understudy key NAME`"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _a_budget_has_a_database(self) -> Self:
+        """A budget that a restart forgets is none."""
+        for name, task in self.tasks.items():
+            budget = task.budget
+            if not self.records.enabled and (budget.in_usd or budget.requests_per_second):
+                raise ValueError(
+                    f"tasks.{name}.budget is kept in the records' database, and records.enabled "
+                    "is false; enable records (records.text: none keeps no text), or set no budget"
                 )
         return self
 
@@ -353,6 +692,7 @@ class _Secrets(BaseSettings):
 
     api_keys: str = ""
     api_key: SecretStr = SecretStr("")
+    teacher_keys: SecretStr = SecretStr("")
     records_url: SecretStr | None = None
 
 
@@ -369,6 +709,11 @@ def load(path: Path) -> Settings:
     return _anchored(settings, path.parent)
 
 
+def read_policy(path: Path) -> PolicySettings:
+    """Read a file that holds what may stand under a task's `policy`. Raises SettingsError."""
+    return _anchored_policy(document.read(path, PolicySettings, SettingsError), path.parent)
+
+
 def environment_without_keys() -> dict[str, str]:
     """The environment for a gateway that must not let in the keys of its parent."""
     prefix = _Secrets.model_config["env_prefix"]
@@ -379,6 +724,18 @@ def environment_without_keys() -> dict[str, str]:
 def key_of_environment() -> str:
     """The key with which commands ask a gateway that runs; empty where there is none."""
     return _Secrets().api_key.get_secret_value()
+
+
+def teacher_key(name: str) -> SecretStr:
+    """The key of that name which a teacher wants to be shown. Raises SettingsError."""
+    for pair in _Secrets().teacher_keys.get_secret_value().split(","):
+        known, _, secret = pair.strip().partition(":")
+        if known == name and secret:
+            return SecretStr(secret)
+    raise SettingsError(
+        f"UNDERSTUDY_TEACHER_KEYS holds no key of the name {name!r}",
+        mend=f"let it hold {name}:SECRET; several are separated by commas",
+    )
 
 
 def _keys_of_environment() -> list[KeySettings]:
@@ -408,9 +765,8 @@ def _anchored(settings: Settings, folder: Path) -> Settings:
                         "tuning": folder / task.student.tuning,
                     }
                 ),
-                "teacher": task.teacher.model_copy(
-                    update={"bundle": task.teacher.bundle and folder / task.teacher.bundle}
-                ),
+                "policy": _anchored_policy(task.policy, folder),
+                "teacher": task.teacher.anchored(folder),
             }
         )
         for name, task in settings.tasks.items()
@@ -422,6 +778,26 @@ def _anchored(settings: Settings, folder: Path) -> Settings:
             "tasks": tasks,
             "records": records,
             "registry": registry,
+        }
+    )
+
+
+def _anchored_policy(policy: PolicySettings, folder: Path) -> PolicySettings:
+    """The same policy; its files, too, no longer depend on the current folder."""
+    severity = policy.severity and policy.severity.model_copy(
+        update={
+            "costs": {
+                head: folder / costs if isinstance(costs, Path) else costs
+                for head, costs in policy.severity.costs.items()
+            }
+        }
+    )
+    certificate = policy.certificate and folder / policy.certificate
+    return policy.model_copy(
+        update={
+            name: value
+            for name, value in (("severity", severity), ("certificate", certificate))
+            if value is not None
         }
     )
 

@@ -27,11 +27,14 @@ from gateway.errors import (
     Conflict,
     UnderstudyError,
 )
-from gateway.routing.cascade import Cascade, OnUnavailable, Rung
+from gateway.routing.budget import Budget
+from gateway.routing.cascade import Cascade, Rung
 from gateway.rungs import open_student, policy_of
 from gateway.seat import Seat, take_seat
 from gateway.settings import TaskSettings
 from gateway.shadow.audit import Auditor
+from gateway.shadow.coins import Coins
+from gateway.shadow.served import ServedQuality
 from gateway.students.registry import Registry, Roles
 from gateway.students.rehearsal import warm
 from gateway.students.student import Student
@@ -74,16 +77,21 @@ class Succession:
         registry: Registry,
         metrics: Metrics,
         figures: Figures,
+        quality: ServedQuality,
         observers: Sequence[Observer],
+        budget: Budget | None = None,
     ) -> None:
         self.task = task
         self.registry = registry
+        self._random = random.Random()  # noqa: S311  coins
+        self._quality = quality
         self.auditor = Auditor(
             teacher=seat.teacher,
             prices=settings.prices.prices(),
             observers=observers,
-            random_source=random.Random(),  # noqa: S311  a coin
+            skipped=quality.skipped,
         )
+        quality.follow(task, settings.audit.audited())
         self._settings = settings
         self._seat = seat
         self._before: Seat | None = None  # the previous student, while it is loaded
@@ -92,6 +100,7 @@ class Succession:
         self._previous = roles.previous if roles else None
         self._metrics = metrics
         self._figures = figures
+        self._budget = budget
         self._observers: Sequence[Observer] = (*observers, self.auditor)
         self._changing = False
         self._adding = asyncio.Lock()  # a rehearsal takes a core: one at a time
@@ -158,8 +167,9 @@ class Succession:
         """
         name, student = settings.student.bundle.resolve().name, self._seat.rung.student
         if name in {self._configured, self._seat.bundle.name}:
-            rung = Rung(student, policy_of(self.task, settings, student.student))
-            seat = Seat(rung, self._seat.teacher)
+            teacher = self._seat.teacher
+            policy = policy_of(self.task, settings, student.student, teacher=teacher.name)
+            seat = Seat(Rung(student, policy), teacher)
             roles = self.roles.model_copy(update={"configured": name})
             changed = name != self._configured
         else:
@@ -178,6 +188,9 @@ class Succession:
         self._settings = successor.settings
         self._metrics.price(self.task, prices)
         self._figures.price(self.task, prices)
+        if self._budget is not None:
+            self._budget.follow(successor.settings.limits)
+        self._quality.follow(self.task, successor.settings.audit.audited())
         if successor.roles is not None:
             self._configured = successor.roles.configured
         self._move(successor.seat, successor.cascade)
@@ -212,12 +225,15 @@ class Succession:
         before = self._before
         if before is not None and before.bundle.name == name:
             loaded = before.rung.student
-            policy = policy_of(self.task, settings, loaded.student)
+            named = before.teacher.name
+            policy = policy_of(self.task, settings, loaded.student, teacher=named)
             return Seat(Rung(loaded, policy), before.teacher)
         student = await asyncio.to_thread(self._opened, name, settings)
         same = student.task.heads == self._seat.teacher.task.heads
         teacher = self._seat.teacher if same else None
-        return await take_seat(self.task, settings, student, self._metrics, teacher=teacher)
+        return await take_seat(
+            self.task, settings, student, self._metrics, teacher=teacher, purse=self._budget
+        )
 
     def _opened(self, name: str, settings: TaskSettings) -> Student:
         bundle = open_bundle(self.registry.find(name))
@@ -260,11 +276,8 @@ class Succession:
             teacher=seat.teacher,
             prices=settings.prices.prices(),
             observers=self._observers,
-            fallback=OnUnavailable(
-                ordinary=settings.policy.on_unavailable == "student",
-                high_risk=settings.policy.on_unavailable_high_risk == "student",
-            ),
-            audit_share=settings.audit.share,
+            unavailable=settings.policy.unavailable(),
+            coins=Coins(settings.audit.share, settings.audit.targeted, self._random),
         )
 
     def _move(self, seat: Seat, cascade: Cascade) -> None:

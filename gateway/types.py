@@ -33,7 +33,16 @@ class Reason(StrEnum):
     TRUNCATED = "truncated"
     STUDENT_FAILED = "student_failed"
     REQUESTED = "requested"
+    SEVERITY = "severity"  # a mistake would be too dear
+    OUT_OF_DOMAIN = "out_of_domain"  # unlike what the student was taught
     NO_CERTIFICATE = "no_certificate"
+
+
+class Coin(StrEnum):
+    """Which coin chose a confident answer for an audit."""
+
+    UNIFORM = "uniform"  # the same for all answers: what is guaranteed rests on it alone
+    TARGETED = "targeted"  # falls more often where the student is less sure
 
 
 class Wish(StrEnum):
@@ -78,6 +87,8 @@ class Instance:
 class HeadPrediction:
     """What a model said for one head: one label for a choice, any number for flags.
 
+    `confidence` is the probability that they are right: the head's correctness score, where the
+    bundle has one, else its calibrated confidence.
     `probabilities` are calibrated, in the order of the head's labels.
     """
 
@@ -93,6 +104,8 @@ class Prediction:
 
     `score` is the calibrated probability that all heads are right. `asked` are the heads with all
     their labels, in the order of `heads`: with them a prediction can be shown without its bundle.
+    `familiarity` is the conformal p-value of the text being like those that the model knows; None:
+    the bundle cannot tell.
     """
 
     heads: tuple[HeadPrediction, ...]
@@ -100,6 +113,7 @@ class Prediction:
     truncated: bool
     bundle: str  # id of the bundle that said it
     asked: tuple[Head, ...] = ()
+    familiarity: float | None = None
 
     def agrees(self, other: Prediction) -> bool:
         """Whether both say the same labels for every head."""
@@ -113,7 +127,7 @@ class Decision:
     escalate: bool
     reason: Reason
     reasons: tuple[Reason, ...]
-    detail: str = ""  # the name of the risk rule, where one held
+    detail: str = ""  # of the first reason that has one: a risk rule's name, a head, what is void
     threshold: float | None = None
 
 
@@ -153,6 +167,18 @@ class Stages:
 
 
 @dataclass(frozen=True, slots=True)
+class Draw:
+    """How the coins of an audit fell. `coin` of None: no audit; both of them: the uniform one.
+
+    `propensity` is the probability that either falls, `uniform` that of the uniform one.
+    """
+
+    propensity: float = 0.0
+    uniform: float = 0.0
+    coin: Coin | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What the client gets, and all that observers may want to know.
 
@@ -173,6 +199,8 @@ class Answer:
     at: float  # seconds since the epoch, wall clock
     audit_propensity: float = 0.0  # probability with which a confident answer is audited
     failure: str = ""  # code of the error that kept the teacher or the student from answering
+    audit_uniform: float = 0.0  # the part of audit_propensity that is the same for all answers
+    coin: Coin | None = None  # which fell for an audit; None: it is not audited
 
 
 @dataclass(frozen=True, slots=True)

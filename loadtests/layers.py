@@ -94,7 +94,7 @@ class Request:
         instance = Instance(next(self._texts))
         ids = [each.ids for each in student.encode([next(self._texts) for _ in range(_CALLS)])]
         rows = itertools.cycle(ids)
-        logits = student.logits(ids[:1])
+        raw = student.raw([next(self._texts)])
         said = self._ready.student.predict([""])[0]
         limits = gateway.settings.server
         return {
@@ -107,7 +107,7 @@ class Request:
             "queue, there and back": (f"{_LOOP}, {_WORKER}", self._crowd(self._queue)),
             "tokenise": (_WORKER, _plain(lambda: student.encode([next(self._texts)]))),
             "ONNX Runtime, one text": (_WORKER, _plain(lambda: student.session.run([next(rows)]))),
-            "calibrate": (_WORKER, _plain(lambda: student.interpret(logits, [False]))),
+            "calibrate": (_WORKER, _plain(lambda: student.interpret(raw))),
             "policy": (_LOOP, _plain(lambda: self._policy.decide(instance, said))),
             "metrics": (_LOOP, _plain(lambda: gateway.metrics.answered(self._answer))),
             "figures of /v1/stats": (_LOOP, _plain(lambda: gateway.figures.answered(self._answer))),
@@ -228,8 +228,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _settings(bundle: Path, digest: str) -> dict[str, Any]:
-    """A gateway with everything on, whose student answers all."""
-    name = open_bundle(bundle).manifest.task.name
+    """A gateway with everything on, all gates included, whose student answers all."""
+    task = open_bundle(bundle).manifest.task
+    head, name = task.heads[0], task.name
     return {
         "version": 1,
         "keys": [{"name": "layers", "sha256": digest}],
@@ -237,7 +238,15 @@ def _settings(bundle: Path, digest: str) -> dict[str, Any]:
             name: {
                 "student": {"bundle": str(bundle), "run_in": "threads"},  # in one clock
                 "teacher": {"scripted": {"labels": {}}},
-                "policy": {"threshold": 0.0},
+                "policy": {
+                    "threshold": 0.0,
+                    "rules": [
+                        {"name": "large", "field": "amount", "above": 1000},
+                        {"name": "court", "text": r"(?i)\b(court|lawyer)\b"},
+                    ],
+                    "severity": {"usd_per_unit": "0.00001"},  # a call is worth 200 mistakes
+                    "critical": {"labels": {head.name: head.labels[:1]}, "threshold": 1.0},
+                },
                 "audit": {"share": 0.0},
                 "prices": {"teacher_usd_per_1000": "2", "instance_usd_per_hour": "0.1"},
             }

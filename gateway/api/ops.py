@@ -55,6 +55,7 @@ def metrics(gateway: Gateway) -> APIRouter:
     @routes.get("/metrics", responses=problems(401), response_class=Response)
     async def render() -> Response:
         """Every metric, in Prometheus' text format."""
+        await gateway.look_at_budgets()
         return Response(gateway.metrics.render(), headers={"content-type": CONTENT_TYPE})
 
     return routes

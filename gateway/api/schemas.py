@@ -12,7 +12,9 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.api.problems import CONTENT_TYPE
+from gateway.contract.certificate import PolicyCertificate
 from gateway.contract.manifest import Certificate, Head
+from gateway.shadow.served import CONFIDENCE, Rate, Served
 from gateway.types import FieldValue, Reason, Route, Wish
 
 
@@ -142,13 +144,17 @@ class CertificateReply(_Part):
     undetected_errors: int
     upper_bound: float
     issued_at: str
+    expires_at: str | None = Field(description="null: while its bundle serves")
     words: str
 
     @classmethod
-    def of(cls, certificate: Certificate) -> Self:
-        """A certificate as it is shown."""
-        numbers = certificate.model_dump(exclude={"score"})
-        return cls(**numbers, words=in_words(certificate))
+    def of(cls, certificate: Certificate | PolicyCertificate) -> Self:
+        """A certificate as it is shown: a bundle's own, or that of a whole policy."""
+        numbers = certificate.model_dump(mode="json", include=set(cls.model_fields))
+        ends = None
+        if isinstance(certificate, PolicyCertificate):
+            ends = certificate.expires_at.isoformat()
+        return cls(**numbers, expires_at=ends, words=in_words(certificate))
 
 
 class ServingReply(_Part):
@@ -159,6 +165,9 @@ class ServingReply(_Part):
     operating_point: str
     threshold: float | None = Field(description="null: everything is escalated")
     certificate: CertificateReply | None = Field(description="null: nothing is guaranteed")
+    certificate_void: str | None = Field(
+        description="why the policy's own certificate does not hold, and everything is escalated"
+    )
     audit_share: float
 
 
@@ -210,6 +219,61 @@ class Costs(_Part):
     total: int | None
 
 
+class RateReply(_Part):
+    """A share of wrong answers; null: no audit yet. The bounds hold whenever they are read."""
+
+    rows: int
+    audits: int
+    estimate: float | None
+    lower: float | None
+    upper: float | None
+
+
+class ServedErrorReply(_Part):
+    """How often the answer that was served is not what the teacher says, from audits."""
+
+    confidence: float = Field(description="with which each bound holds, at all times together")
+    whole: RateReply = Field(description="any head is wrong")
+    heads: dict[str, RateReply]
+    labels: dict[str, dict[str, RateReply]] = Field(
+        description="by head, then by the label that was served: that head is wrong"
+    )
+    slices: dict[str, dict[str, RateReply]] = Field(
+        description="by field of `audit.slices`, then by its value: any head is wrong"
+    )
+    void: int = Field(description="answers whose audit, or that of those near them, was skipped")
+    unmeasured: int = Field(description="served answers that could not be audited")
+
+    @classmethod
+    def of(cls, served: Served) -> Self:
+        """What was measured, as it is shown."""
+        return cls(
+            confidence=CONFIDENCE,
+            whole=_rate(served.whole),
+            heads=_rates(served.heads),
+            labels={head: _rates(each) for head, each in served.labels.items()},
+            slices={field: _rates(each) for field, each in served.fields.items()},
+            void=served.void,
+            unmeasured=served.unmeasured,
+        )
+
+
+class BalanceReply(_Part):
+    """A limit on money and what has become of it in the present window, in micro-USD."""
+
+    limit: int
+    spent: int
+    reserved: int = Field(description="for calls that run")
+    remaining: int
+
+
+class BudgetReply(_Part):
+    """What a task's teacher may cost, over all replicas."""
+
+    windows: dict[str, BalanceReply] = Field(description="by window: day and hour, in UTC")
+    requests_per_second: float | None
+
+
 class TaskStats(_Part):
     """The figures of one task."""
 
@@ -226,7 +290,11 @@ class TaskStats(_Part):
         description="by cause: audits that were drawn and did not take place; the propensity of "
         "that many answers is void"
     )
+    served_error: ServedErrorReply | None = Field(
+        description="null: no task of this gateway, see `other`"
+    )
     cost: Costs = Field(description="micro-USD")
+    budget: BudgetReply | None = Field(description="of its teacher; null: nothing is limited")
 
 
 class RecordCounts(_Part):
@@ -247,14 +315,41 @@ class StatsReply(_Part):
     tasks: dict[str, TaskStats]
 
 
-def in_words(certificate: Certificate) -> str:
-    """A certificate as one sentence."""
+def _rate(rate: Rate) -> RateReply:
+    return RateReply(
+        rows=rate.rows,
+        audits=rate.audits,
+        estimate=rate.shown,
+        lower=rate.lower,
+        upper=rate.upper,
+    )
+
+
+def _rates(rates: Mapping[str, Rate]) -> dict[str, RateReply]:
+    return {name: _rate(each) for name, each in rates.items()}
+
+
+def in_words(certificate: Certificate | PolicyCertificate) -> str:
+    """A certificate as one sentence, or one for each claim of a policy's."""
     truth = "the gold labels" if certificate.labels == "gold" else "the teacher"
-    return (
+    said = (
         f"with {1 - certificate.delta:.0%} confidence, at most {certificate.alpha:.1%} of requests "
         f"are answered by the student and wrong, counted against {truth} "
         f"({certificate.undetected_errors} in {certificate.rows} rows)"
     )
+    if not isinstance(certificate, PolicyCertificate):
+        return said
+    if (critical := certificate.critical) is not None:
+        said += (
+            f"; at most {critical.alpha:.1%} of critical requests are answered by the student and "
+            f"missed ({critical.missed} in {critical.rows})"
+        )
+    if (severity := certificate.severity) is not None:
+        said += (
+            f"; its answers cost at most {severity.alpha:.3g} units of loss a request on average "
+            f"({severity.mean:.3g} measured)"
+        )
+    return said
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

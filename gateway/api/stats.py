@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from fastapi import APIRouter
 
 from gateway.api.schemas import (
+    BalanceReply,
+    BudgetReply,
     CertificateReply,
     RecordCounts,
+    ServedErrorReply,
     ServingReply,
     StatsReply,
     TaskLimits,
@@ -18,7 +22,9 @@ from gateway.api.schemas import (
     problems,
 )
 from gateway.assembly import Gateway
+from gateway.contract.certificate import PolicyCertificate
 from gateway.contract.manifest import Certificate
+from gateway.routing.budget import Budget
 from gateway.routing.cascade import Cascade
 from gateway.settings import ServerSettings, Settings
 from gateway.store.writer import Account
@@ -31,6 +37,7 @@ def router(gateway: Gateway) -> APIRouter:
     @routes.get("/v1/stats")
     async def stats() -> StatsReply:
         """Speed, routes, escalation, disagreement and cost since the start, by task."""
+        await gateway.look_at_budgets()
         return stats_of(gateway)
 
     @routes.get("/v1/tasks")
@@ -62,9 +69,31 @@ def stats_of(gateway: Gateway) -> StatsReply:
             name: TaskStats(
                 serving=serving(gateway.settings, gateway.tasks.get(name)),
                 audits_skipped=gateway.audits_skipped(name),
+                budget=_budget(gateway.budgets.get(name)),
+                served_error=_served_error(gateway, name),
                 **figures,
             )
             for name, figures in shown["tasks"].items()
+        },
+    )
+
+
+def _served_error(gateway: Gateway, task: str) -> ServedErrorReply | None:
+    found = gateway.quality.served(task)
+    return ServedErrorReply.of(found) if found else None
+
+
+def _budget(budget: Budget | None) -> BudgetReply | None:
+    """What is left to a task's teacher; None where nothing is limited."""
+    if budget is None or not budget.limits:
+        return None
+    return BudgetReply(
+        requests_per_second=budget.limits.per_second,
+        windows={
+            window: BalanceReply(
+                limit=each.limit, spent=each.spent, reserved=each.reserved, remaining=each.remaining
+            )
+            for window, each in budget.seen.items()
         },
     )
 
@@ -74,19 +103,29 @@ def serving(settings: Settings, cascade: Cascade | None) -> ServingReply | None:
     if cascade is None:
         return None
     task = settings.tasks[cascade.task]
-    certificate = certificate_of(cascade, task.student.operating_point)
+    warrant = cascade.rung.policy.warrant
+    fault = warrant.fault_at(time.time()) if warrant else None
+    certificate = None if fault else certificate_of(cascade, task.student.operating_point)
     return ServingReply(
         student=cascade.rung.student.student.bundle.name,
         teacher=cascade.teacher.name,
         operating_point=task.student.operating_point,
         threshold=cascade.rung.policy.threshold,
         certificate=CertificateReply.of(certificate) if certificate else None,
+        certificate_void=fault,
         audit_share=task.audit.share,
     )
 
 
-def certificate_of(cascade: Cascade, operating_point: str) -> Certificate | None:
-    """The certificate that covers the threshold in use; a lower one than its own voids it."""
+def certificate_of(
+    cascade: Cascade, operating_point: str
+) -> Certificate | PolicyCertificate | None:
+    """The certificate of the policy, where it has one, else of the threshold in use.
+
+    A threshold lower than the certified one voids the bundle's certificate.
+    """
+    if (warrant := cascade.rung.policy.warrant) is not None:
+        return warrant.certificate
     point = cascade.rung.student.student.bundle.manifest.operating_point(operating_point)
     threshold = cascade.rung.policy.threshold
     if point is None or point.threshold is None or threshold is None:

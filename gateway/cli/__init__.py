@@ -19,10 +19,14 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from gateway import __version__
+from gateway.cli.aside import open_aside
 from gateway.cli.bundles import bundles
 from gateway.cli.doctor import doctor
+from gateway.cli.drill import drill
+from gateway.cli.policy import policy
 from gateway.cli.records import records
 from gateway.cli.reload import reload
+from gateway.cli.stats import stats
 from gateway.cli.students import students
 from gateway.cli.terminal import AsJson, Config, complain, flat, print_json, print_tables, table
 from gateway.cli.tune import tune
@@ -73,9 +77,12 @@ app = typer.Typer(
 app.add_typer(bundles, name="bundle")
 app.add_typer(students, name="students")
 app.command()(reload)
+app.command()(stats)
 app.add_typer(records, name="records")
+app.add_typer(policy, name="policy")
 app.command()(doctor)
 app.command()(tune)
+app.command()(drill)
 
 
 @app.callback()
@@ -237,28 +244,26 @@ def _settings(
 
 
 def _opened(settings: Settings) -> dict[str, dict[str, Any]]:
-    """Open the gateway with its records aside, so that one that runs is not disturbed."""
+    """What would serve, by task."""
     import asyncio
-    import tempfile
 
     from gateway.api.stats import serving
-    from gateway.assembly import open_gateway
-    from gateway.telemetry import logs
 
-    async def look(aside: Settings) -> dict[str, dict[str, Any]]:
-        async with open_gateway(aside, aside=True) as gateway:
-            shown = {name: serving(aside, cascade) for name, cascade in gateway.tasks.items()}
+    async def look() -> dict[str, dict[str, Any]]:
+        async with open_aside(settings) as gateway:
+            shown = {name: serving(gateway.settings, each) for name, each in gateway.tasks.items()}
             return {name: each.model_dump() for name, each in shown.items() if each}
 
-    logs.configure("warning", json=False)  # on standard error, away from what is printed
-    with tempfile.TemporaryDirectory() as folder:
-        beside = {"path": Path(folder) / "records.db", "url": None}
-        records = settings.records.model_copy(update=beside)
-        return asyncio.run(look(settings.model_copy(update={"records": records})))
+    return asyncio.run(look())
 
 
 def _promise(serving: Mapping[str, Any]) -> str:
     """What a task's threshold and certificate come to."""
+    if serving["certificate_void"] is not None:
+        return (
+            f"the policy's certificate does not hold ({serving['certificate_void']}), "
+            "so everything goes to the teacher"
+        )
     if serving["threshold"] is None:
         return "no threshold is certified, so everything goes to the teacher"
     if serving["certificate"] is None:

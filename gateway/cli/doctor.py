@@ -9,17 +9,19 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.cli.terminal import print_tables, table
-from gateway.errors import SettingsError
+from gateway.cli.aside import open_aside
+from gateway.cli.terminal import Config, print_tables, table
+from gateway.errors import SettingsError, UnderstudyError
 
 _SQLITE_SOUND = (3, 51, 3)  # the first version without the WAL-reset fault
 
 
 def doctor(
     port: Annotated[int, typer.Option(help="To look whether it is free.", min=0, max=65535)] = 8080,
+    config: Config = Path("understudy.yaml"),
 ) -> None:
-    """What this machine has that matters here."""
-    findings = list(_findings(port))
+    """What this machine has that matters here, and whether the certificates of policies hold."""
+    findings = [*_findings(port), *_certificates(config)]
     print_tables(table("This machine", "what found advice", findings))
     print("next: understudy check")
 
@@ -53,6 +55,39 @@ def _findings(port: int) -> Iterable[Sequence[Any]]:
         there = find_spec(module) is not None
         advice = "" if there else f"pip install 'understudy[{extra}]'"
         yield f"extra {extra}", "yes" if there else "no", advice
+
+
+def _certificates(config: Path) -> Sequence[Sequence[Any]]:
+    """Of each task whose settings name one: until when it holds, or why it does not."""
+    import asyncio
+
+    from gateway.api.stats import serving
+    from gateway.settings import Settings, load
+
+    async def look(settings: Settings) -> list[tuple[str, str, str]]:
+        found = []
+        async with open_aside(settings) as gateway:
+            for name, cascade in gateway.tasks.items():
+                shown = serving(gateway.settings, cascade)
+                if shown is None or settings.tasks[name].policy.certificate is None:
+                    continue
+                ends = shown.certificate.expires_at if shown.certificate else None
+                void = shown.certificate_void
+                advice = "everything goes to the teacher: `understudy policy certify`"
+                found.append(
+                    (f"certificate {name}", void or f"holds until {ends}", advice if void else "")
+                )
+        return found
+
+    if not config.exists():
+        return []
+    try:
+        settings = load(config)
+        if all(task.policy.certificate is None for task in settings.tasks.values()):
+            return []
+        return asyncio.run(look(settings))
+    except UnderstudyError as error:
+        return [("settings", error.message, error.mend)]
 
 
 def _cpu_flags(source: Path = Path("/proc/cpuinfo")) -> frozenset[str]:

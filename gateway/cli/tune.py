@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from gateway.cli.terminal import AsJson, Config, print_json, print_tables, table
-from gateway.errors import DataError
+from gateway.cli.texts import lines
 
 
 def tune(
@@ -31,7 +31,7 @@ def tune(
     from gateway.students import tuning
 
     settings = reader.load(config)
-    given = _lines(texts) if texts else []
+    given = lines(texts) if texts else []
     found: dict[str, dict[str, Any]] = {}
     for name, task in settings.tasks.items():
         bundle = open_bundle(task.student.bundle)
@@ -52,13 +52,3 @@ def tune(
     kept = sorted({str(task.student.tuning) for task in settings.tasks.values()})
     print(f"kept in {', '.join(kept)}: read at the next start, swap or reload of the student")
     print(f"next: understudy serve --config {config}")
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        lines = [line for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: {error}", mend="name a text file") from error
-    if not lines:
-        raise DataError(f"{path}: no text in it", mend="write one text a line")
-    return lines

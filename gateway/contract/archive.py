@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO, Literal
 
-from gateway.contract.bundle import MANIFEST, REQUIRED, sync_folder
+from gateway.contract.bundle import MANIFEST, OPTIONAL, REQUIRED, sync_folder
 from gateway.errors import (
     BundleArchive,
     BundleBomb,
@@ -36,9 +36,9 @@ from gateway.errors import (
     BundleSpecial,
 )
 
-FILES = REQUIRED | {MANIFEST}
+FILES = REQUIRED | OPTIONAL | {MANIFEST}
 
-_ENTRIES = 16  # a bundle has one folder and four files
+_ENTRIES = 16  # a bundle has one folder and four or five files
 _RATIO = 100  # unpacked bytes for each packed one; tables of weights give 1 to 2, manifests 10
 _FREE = 4 * 2**20  # bytes that may unpack at any ratio: tar pads small files with zeros
 # Bytes of what stands before one file in a tar: a name takes 1 KiB. The library holds them all at
@@ -109,8 +109,16 @@ def pack(folder: Path, target: BinaryIO) -> None:
     """Write the plain tar archive of a bundle's folder; links to the folder are followed."""
     whole = folder.resolve()
     with tarfile.open(fileobj=target, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-        for name in sorted(FILES):
+        for name in present(whole):
             archive.add(whole / name, arcname=f"{whole.name}/{name}", recursive=False)
+
+
+def present(folder: Path) -> list[str]:
+    """The names of a bundle's files: all that it must have, and those it may have that are there.
+
+    A link counts as there, so that who copies or packs it meets it and refuses.
+    """
+    return sorted(name for name in FILES if name not in OPTIONAL or os.path.lexists(folder / name))
 
 
 @contextmanager

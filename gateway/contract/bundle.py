@@ -5,6 +5,7 @@
         model.onnx        one self-contained file
         tokenizer.json    Hugging Face tokenizers format
         CARD.md           the same for people
+        domain.f32        optional: what its texts look like (gateway.contract.domain)
 
 `write` is atomic: a reader sees a whole bundle or none. `open_bundle` trusts nothing: it hashes
 every file, looks through the structure of the graph, and the bytes that were hashed are the bytes
@@ -40,7 +41,9 @@ MANIFEST = "manifest.json"
 MODEL = "model.onnx"
 TOKENIZER = "tokenizer.json"
 CARD = "CARD.md"
+DOMAIN = "domain.f32"
 REQUIRED = frozenset({MODEL, TOKENIZER, CARD})
+OPTIONAL = frozenset({DOMAIN})
 
 _MANIFEST_LIMIT = 16 * 2**20  # bytes; golden vectors and reports stay far below
 _FILE_LIMIT = 2 * 2**30  # bytes; protobuf's own limit for one ONNX file
@@ -56,6 +59,7 @@ class Bundle:
     manifest: Manifest
     model: bytes
     tokenizer: bytes
+    domain: bytes | None = None
 
     @property
     def name(self) -> str:
@@ -159,6 +163,11 @@ def open_bundle(path: Path) -> Bundle:
             f"{path}: the folder is called {path.resolve().name}, its manifest is that of {name}",
             mend="a bundle's folder is named by its content: copy it again under its own name",
         )
+    if (manifest.domain is None) is (DOMAIN in contents):
+        raise BundleMismatch(
+            f"{path}: {DOMAIN} and the manifest's domain belong together, and one is missing",
+            mend=_REBUILD,
+        )
     graph.structure(contents[MODEL], where=str(path / MODEL))
     return Bundle(
         id=identity,
@@ -166,6 +175,7 @@ def open_bundle(path: Path) -> Bundle:
         manifest=manifest,
         model=contents[MODEL],
         tokenizer=contents[TOKENIZER],
+        domain=contents.get(DOMAIN),
     )
 
 

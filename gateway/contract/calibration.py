@@ -42,19 +42,22 @@ class Calibration:
             (head.kind, where, np.float32(1.0 / part.temperature))
             for head, where, part in zip(task.heads, task.slices(), parts, strict=True)
         )
+        self.kinds = tuple(kind for kind, _, _ in self._heads)
 
     def read(self, logits: Floats) -> tuple[tuple[HeadReading, ...], Floats]:
         """Logits (n, outputs) -> the reading of each head, and the request scores (n,)."""
         readings = tuple(
-            _choice(logits[:, where] * scale)
-            if kind is HeadKind.CHOICE
-            else _flags(logits[:, where] * scale)
-            for kind, where, scale in self._heads
+            _choice(z) if kind is HeadKind.CHOICE else _flags(z)
+            for kind, z in zip(self.kinds, self.scaled(logits), strict=True)
         )
         score = readings[0].confidence
         for reading in readings[1:]:
             score = score * reading.confidence
         return readings, score
+
+    def scaled(self, logits: Floats) -> tuple[Floats, ...]:
+        """Logits (n, outputs) -> each head's (n, labels), over its temperature."""
+        return tuple(logits[:, where] * scale for _, where, scale in self._heads)
 
 
 def softmax(logits: Floats) -> Floats:

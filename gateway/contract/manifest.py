@@ -18,6 +18,14 @@ Name = Annotated[str, Field(min_length=1, max_length=120, pattern=r"^[A-Za-z0-9]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
+def _absent(value: object) -> bool:
+    """Whether a part that came to schema version 1 later is not there.
+
+    Then it is not written, so that a manifest from before keeps its canonical form, and its id.
+    """
+    return value is None
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -103,6 +111,65 @@ class HeadCalibration(_Part):
     ece_after: Share | None = None
 
 
+class Signal(_Part):
+    """What one signal adds to the log-odds of being right: weight * (value - mean) / scale.
+
+    What the values are: `gateway.contract.correctness`.
+    """
+
+    name: Literal["margin", "probability", "entropy", "energy", "distance", "length"]
+    mean: float
+    scale: Positive
+    weight: float
+
+
+class Step(_Part):
+    """A knot of the monotone curve from a head's logistic score to its share of right answers."""
+
+    score: Share
+    right: Share
+
+
+class HeadCorrectness(_Part):
+    """P(a head is right): logistic in its signals, then monotone through the steps, if any.
+
+    Without signals the head's calibrated confidence is its score.
+    """
+
+    head: Name
+    bias: float = 0.0
+    signals: tuple[Signal, ...] = ()
+    steps: tuple[Step, ...] = ()
+
+    @model_validator(mode="after")
+    def _can_be_read(self) -> Self:
+        if len({signal.name for signal in self.signals}) != len(self.signals):
+            raise ValueError(f"the correctness of {self.head!r} names a signal twice")
+        scores, shares = [step.score for step in self.steps], [step.right for step in self.steps]
+        if sorted(set(scores)) != scores or sorted(shares) != shares:
+            raise ValueError(f"the steps of {self.head!r} do not ascend")
+        return self
+
+
+class Correctness(_Part):
+    """P(all heads are right): slope * log-odds of the product of the heads' scores + bias."""
+
+    heads: tuple[HeadCorrectness, ...]
+    slope: Positive = 1.0
+    bias: float = 0.0
+    rows: int = Field(ge=1, description="labelled rows that it was fitted on")
+
+
+class Domain(_Part):
+    """What the numbers of the bundle's `domain.f32` are; see `gateway.contract.domain`."""
+
+    method: Literal["mahalanobis"] = "mahalanobis"
+    dimensions: int = Field(ge=1, le=128, description="that pooled vectors are whitened to")
+    centres: int = Field(ge=1, le=256, description="one a class of answers")
+    rows: int = Field(ge=1, description="texts that centres and covariance were fitted on")
+    calibration: int = Field(ge=1, le=2000, description="texts apart from these: their distances")
+
+
 class Certificate(_Part):
     """P(answered by the student and wrong) <= alpha, with confidence 1 - delta.
 
@@ -142,17 +209,24 @@ class FileEntry(_Part):
 
 
 class GoldenVector(_Part):
-    """A text with the logits that this model gave for it; checked on every host before serving."""
+    """A text with what this model gave for it; checked on every host before serving.
+
+    `distance` is that of `gateway.contract.domain`, where the bundle has one.
+    """
 
     text: str
     tokens: tuple[int, ...]
     logits: tuple[float, ...]
+    distance: float | None = Field(default=None, exclude_if=_absent)
 
 
 class Golden(_Part):
     """The self-test of a bundle. `tolerance` is the largest allowed difference of any logit."""
 
     tolerance: Positive
+    distance_tolerance: Positive | None = Field(
+        default=None, exclude_if=_absent, description="the same of any distance"
+    )
     vectors: tuple[GoldenVector, ...]
 
 
@@ -181,6 +255,11 @@ class HeadQuality(_Part):
     macro_f1: Share | None = None
     agreement: Share | None = Field(default=None, description="with the teacher")
     ece: Share | None = None
+    ece_plain: Share | None = Field(
+        default=None,
+        exclude_if=_absent,
+        description="of the calibrated confidence, where the bundle has a correctness score",
+    )
     teacher_accuracy: Share | None = None
     teacher_macro_f1: Share | None = None
 
@@ -206,6 +285,18 @@ class Evaluation(_Part):
     undetected_error: Share
     system_accuracy_at_10: Share = Field(description="the same with 10 % of the rows escalated")
     augrc: Share = Field(description="area under the generalised risk-coverage curve")
+    augrc_plain: Share | None = Field(
+        default=None, exclude_if=_absent, description="the same without the correctness score"
+    )
+    score_ece: Share | None = Field(
+        default=None, exclude_if=_absent, description="of the request's score"
+    )
+    score_ece_plain: Share | None = Field(
+        default=None, exclude_if=_absent, description="the same without the correctness score"
+    )
+    out_of_domain: Share | None = Field(
+        default=None, exclude_if=_absent, description="share of the rows with a p-value below 0.01"
+    )
     severity_weighted_error: float | None = None
     worst_slice: SliceQuality | None = None
 
@@ -276,6 +367,8 @@ class Manifest(_Part):
     limits: InputLimits
     graph: Graph
     calibration: tuple[HeadCalibration, ...]
+    correctness: Correctness | None = Field(default=None, exclude_if=_absent)
+    domain: Domain | None = Field(default=None, exclude_if=_absent)
     operating_points: tuple[OperatingPoint, ...] = ()
     files: tuple[FileEntry, ...]
     tokenizer_sha256: Hash
@@ -288,12 +381,21 @@ class Manifest(_Part):
         heads = [head.name for head in self.task.heads]
         if [part.head for part in self.calibration] != heads:
             raise ValueError("calibration does not name the heads of the task, in their order")
+        if self.correctness is not None:
+            self._check_correctness(self.correctness, heads)
         for vector in self.golden.vectors:
             if len(vector.logits) != self.task.outputs:
                 raise ValueError("a golden vector has another number of logits than the task")
         if len({entry.name for entry in self.files}) != len(self.files):
             raise ValueError("a file is listed twice")
         return self
+
+    def _check_correctness(self, found: Correctness, heads: list[str]) -> None:
+        if [part.head for part in found.heads] != heads:
+            raise ValueError("correctness does not name the heads of the task, in their order")
+        far = any(signal.name == "distance" for part in found.heads for signal in part.signals)
+        if far and self.domain is None:
+            raise ValueError("correctness reads a distance, and there is no domain")
 
     def operating_point(self, name: str) -> OperatingPoint | None:
         """The operating point of that name, if the bundle has one."""

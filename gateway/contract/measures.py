@@ -109,5 +109,51 @@ def interval(successes: int, trials: int, delta: float = 0.05) -> tuple[float, f
     )
 
 
+def betting_p_value(losses: Floats, mean: float, *, delta: float = 0.05) -> float:
+    """p-value of "the mean loss is above `mean`", for losses in [0, 1] in the order of their draw.
+
+    One over the most that a gambler has had who bets against it: the hedged capital of
+    Waudby-Smith and Ramdas (2024, arXiv 2010.09686), one-sided as in Bates et al. (2021, arXiv
+    2101.02703). It is valid whatever `delta` is; the bets are sized to do best at that level.
+    """
+    if len(losses) == 0:
+        return 1.0
+    capital = _capital(losses, _bets(losses, delta), mean)
+    return min(1.0, math.exp(-max(0.0, float(capital.max()))))
+
+
+def betting_bound(losses: Floats, delta: float) -> float:
+    """Upper bound of the mean of losses in [0, 1], level 1 - delta, by the same bets."""
+    if len(losses) == 0:
+        return 1.0
+    bets, enough = _bets(losses, delta), -math.log(delta)
+    low, high = 0.0, 1.0
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        if float(_capital(losses, bets, middle).max()) >= enough:
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def _bets(losses: Floats, delta: float) -> NDArray[np.float64]:
+    """The stake on each loss, from those before it: the larger, the less they have varied."""
+    losses = np.asarray(losses, np.float64)
+    counts = np.arange(2, len(losses) + 2)
+    means = (0.5 + np.cumsum(losses)) / counts
+    variances = (0.25 + np.cumsum((losses - means) ** 2)) / counts
+    before = np.concatenate([[0.25], variances[:-1]])
+    stakes: NDArray[np.float64] = np.sqrt(-2.0 * math.log(delta) / (len(losses) * before))
+    return np.minimum(1.0, stakes)
+
+
+def _capital(losses: Floats, bets: NDArray[np.float64], mean: float) -> NDArray[np.float64]:
+    """Logarithm of what the gambler has after each loss, who began with 1."""
+    with np.errstate(divide="ignore"):  # all is lost where a loss of 1 meets a full stake at 0
+        growth: NDArray[np.float64] = np.log1p(-bets * (np.asarray(losses, np.float64) - mean))
+    return np.cumsum(growth)
+
+
 def _marks(states: NDArray[Any], labels: int) -> Bools:
     return states[:, None] == np.arange(labels) if states.ndim == 1 else states

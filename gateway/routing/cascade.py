@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from gateway import identity
 from gateway.errors import StudentFailed, TeacherError
 from gateway.routing.policy import EscalationPolicy
+from gateway.routing.unavailable import Unavailable
+from gateway.shadow.coins import Coins
 from gateway.students.batching import Batcher, Timed
 from gateway.teachers.guard import Guard
 from gateway.telemetry.audience import Audience
@@ -19,6 +21,7 @@ from gateway.types import (
     Answer,
     Cost,
     Decision,
+    Draw,
     Instance,
     Observer,
     Prediction,
@@ -29,14 +32,8 @@ from gateway.types import (
 )
 
 _PLAIN = Terms()
-
-
-@dataclass(frozen=True, slots=True)
-class OnUnavailable:
-    """What happens when the teacher cannot answer: does the student's answer stand?"""
-
-    ordinary: bool = True
-    high_risk: bool = False  # a risky request never falls back unless a person said so
+_NO_AUDITS = Coins()
+_NOT_DRAWN = Draw()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +58,8 @@ class Cascade:
         teacher: Guard,
         prices: Prices,
         observers: Sequence[Observer],
-        fallback: OnUnavailable,
-        audit_share: float = 0.0,
+        unavailable: Unavailable,
+        coins: Coins = _NO_AUDITS,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.task = task
@@ -71,17 +68,22 @@ class Cascade:
         self._prices = prices
         self._audience = Audience(observers)
         self._failures = FailureLog(task)
-        self._fallback = fallback
-        self._audit_share = audit_share
+        self._unavailable = unavailable
+        self._coins = coins
         self._clock = clock
 
     async def answer(self, instances: Sequence[Instance], terms: Terms = _PLAIN) -> list[Answer]:
-        """Answer the instances of one request, in their order; observers are told of each."""
+        """Answer the instances of one request, in their order; observers are told of each.
+
+        Raises Unanswered where one of them is to fail when the teacher cannot answer it: then the
+        request fails as a whole, and observers are told of none.
+        """
         started = time.perf_counter()
         rung = self.rung
         first = await self._ask_student(rung.student, instances, terms)
+        now = self._clock()
         decisions = [
-            rung.policy.decide(instance, timed.prediction if timed else None, terms.wish)
+            rung.policy.decide(instance, timed.prediction if timed else None, terms.wish, now=now)
             for instance, timed in zip(instances, first, strict=True)
         ]
         decided = time.perf_counter()  # what needs no teacher ends here, whoever else has to wait
@@ -133,9 +135,11 @@ class Cascade:
             said = await self.teacher.answer(instance, deadline=deadline)
         except TeacherError as error:
             self._failures.tell("teacher", error)
-            ended = time.perf_counter()
-            return _Taught(None, started, ended, failure=error.code, asked=error.asked)
-        return _Taught(said.prediction, started, time.perf_counter(), cost=said.cost)
+            cost, ended = error.bill(self._prices.teacher_call), time.perf_counter()
+            return _Taught(None, started, ended, failure=error.code, asked=error.asked, cost=cost)
+        cost = said.bill(self._prices.teacher_call)
+        ended = time.perf_counter()
+        return _Taught(said.prediction, started, ended, asked=said.asked, cost=cost)
 
     def _settle(
         self,
@@ -148,7 +152,12 @@ class Cascade:
     ) -> Answer:
         student = timed.prediction if timed else None
         teacher = taught.prediction if taught else None
-        route = self._route(decision, student, teacher)
+        if not decision.escalate:
+            route = Route.STUDENT
+        elif teacher is not None:
+            route = Route.TEACHER
+        else:
+            route = self._unavailable.route(decision, student, taught.failure if taught else "")
         prediction = {
             Route.STUDENT: student,
             Route.FALLBACK: student,
@@ -156,6 +165,7 @@ class Cascade:
             Route.ABSTAIN: None,
         }[route]
         confident = route is Route.STUDENT and decision.reason is Reason.CONFIDENT
+        draw = self._coins.toss(student.score) if confident and student else _NOT_DRAWN
         return Answer(
             id=identity.answer_id(),
             task=self.task,
@@ -174,20 +184,11 @@ class Cascade:
                 total=total,
             ),
             at=self._clock(),
-            audit_propensity=self._audit_share if confident else 0.0,
+            audit_propensity=draw.propensity,
+            audit_uniform=draw.uniform,
+            coin=draw.coin,
             failure=(taught.failure if taught else "") or ("" if timed else StudentFailed.code),
         )
-
-    def _route(
-        self, decision: Decision, student: Prediction | None, teacher: Prediction | None
-    ) -> Route:
-        if not decision.escalate:
-            return Route.STUDENT
-        if teacher is not None:
-            return Route.TEACHER
-        risky = Reason.HIGH_RISK in decision.reasons
-        stands = self._fallback.high_risk if risky else self._fallback.ordinary
-        return Route.FALLBACK if stands and student is not None else Route.ABSTAIN
 
     def _cost(self, timed: Timed | None, taught: _Taught | None) -> Cost:
         call = self._prices.teacher_call
@@ -203,7 +204,7 @@ class Cascade:
 class _Taught:
     """What came of an escalation: the teacher's prediction, or the code of the error.
 
-    Not `asked`: the call was never begun, for want of time or of a place.
+    Not `asked`: no call was begun for it, for want of time or of a place, or as there was no need.
     """
 
     prediction: Prediction | None

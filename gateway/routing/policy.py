@@ -1,16 +1,50 @@
-"""The decision to escalate. Pure: no clock, no randomness, no I/O.
+"""The decision to escalate. Pure: no randomness, no I/O; the time is an argument.
 
-The first reason that holds is the decision's reason; all that hold are kept for the record. A risk
+The first gate that holds gives the decision's reason; all that hold are kept for the record. A risk
 rule also beats a caller who asks for the student: what it names is never the student's to answer.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
+from gateway.contract.certificate import Fault, PolicyCertificate
 from gateway.routing.risk import Rule, first
+from gateway.routing.severity import Critical, Severity
 from gateway.types import Decision, Instance, Prediction, Reason, Wish
+
+CRITICAL = "critical"  # the detail where a critical label is too probable
+
+_HARD = frozenset({Reason.TRUNCATED, Reason.STUDENT_FAILED, Reason.HIGH_RISK})
+
+
+@dataclass(frozen=True, slots=True)
+class Warrant:
+    """The certificate that a policy is to have, and what keeps it from holding."""
+
+    certificate: PolicyCertificate | None
+    fault: Fault | None
+    expires: float = math.inf  # seconds since the epoch
+
+    def fault_at(self, now: float) -> Fault | None:
+        """Why it does not hold at that time; None: it holds."""
+        if self.fault is None and now >= self.expires:
+            return Fault.EXPIRED
+        return self.fault
+
+
+class Gate(NamedTuple):
+    """One thing that was looked at. `value` against `limit`, where it is a number."""
+
+    reason: Reason
+    detail: str
+    holds: bool
+    value: float | None = None
+    limit: float | None = None
 
 
 @dataclass(frozen=True)
@@ -18,54 +52,98 @@ class EscalationPolicy:
     """When the teacher is asked.
 
     The student answers when its score is at or above `threshold`. None means that no threshold is
-    certified: then everything is escalated.
+    certified: then everything is escalated, and so it is where a `warrant` is due and void.
+    Below `min_familiarity`, a conformal p-value, a text is out of the student's domain.
     """
 
     threshold: float | None
     rules: tuple[Rule, ...] = ()
+    critical: Critical | None = None
+    severity: Severity | None = None
+    warrant: Warrant | None = None
+    min_familiarity: float | None = None
 
     def decide(
-        self, instance: Instance, prediction: Prediction | None, wish: Wish = Wish.AUTO
+        self,
+        instance: Instance,
+        prediction: Prediction | None,
+        wish: Wish = Wish.AUTO,
+        *,
+        now: float = 0.0,
     ) -> Decision:
-        """Decide on one instance. `prediction` is None when the student failed."""
+        """Decide on one instance. `prediction` is None when the student failed.
+
+        `now`, in seconds since the epoch, is held against the end of the certificate.
+        """
         rule = first(self.rules, instance, prediction) if self.rules else None
-        if rule is None and wish is Wish.AUTO and self._trusts(prediction):
+        if rule is None and wish is Wish.AUTO and self._trusts(prediction, now):
             return self._confident  # most requests end here
-        gates = (
-            (wish is Wish.TEACHER, Reason.REQUESTED),
-            (prediction is not None and prediction.truncated, Reason.TRUNCATED),
-            (prediction is None, Reason.STUDENT_FAILED),
-            (rule is not None, Reason.HIGH_RISK),
-        )
-        hard = tuple(reason for holds, reason in gates if holds)
-        unsure = () if prediction is None else self._doubts(prediction)
-        if wish is Wish.STUDENT and not hard:
-            return Decision(
-                escalate=False,
-                reason=Reason.REQUESTED,
-                reasons=(Reason.REQUESTED, *unsure),
-                threshold=self.threshold,
-            )
-        reasons = hard + unsure
+        held = [gate for gate in self.gates(instance, prediction, wish, now=now) if gate.holds]
+        escalate = wish is not Wish.STUDENT or any(gate.reason in _HARD for gate in held)
+        if wish is Wish.STUDENT and escalate:
+            held = [gate for gate in held if gate.reason is not Reason.REQUESTED]
         return Decision(
-            escalate=True,
-            reason=reasons[0],
-            reasons=reasons,
-            detail=rule.name if rule else "",
+            escalate=escalate,
+            reason=held[0].reason,
+            reasons=tuple(dict.fromkeys(gate.reason for gate in held)),
+            detail=next((gate.detail for gate in held if gate.detail), "") if escalate else "",
             threshold=self.threshold,
         )
+
+    def gates(
+        self,
+        instance: Instance,
+        prediction: Prediction | None,
+        wish: Wish = Wish.AUTO,
+        *,
+        now: float = 0.0,
+    ) -> Iterator[Gate]:
+        """Every gate, in the order in which they are looked at."""
+        yield Gate(Reason.REQUESTED, "", wish is not Wish.AUTO)
+        yield Gate(Reason.TRUNCATED, "", prediction is not None and prediction.truncated)
+        yield Gate(Reason.STUDENT_FAILED, "", prediction is None)
+        for rule in self.rules:
+            yield Gate(Reason.HIGH_RISK, rule.name, rule.holds(instance, prediction))
+        if prediction is not None:
+            yield from self._doubts(prediction, now)
 
     @cached_property
     def _confident(self) -> Decision:
         reason = Reason.CONFIDENT
         return Decision(escalate=False, reason=reason, reasons=(reason,), threshold=self.threshold)
 
-    def _trusts(self, prediction: Prediction | None) -> bool:
-        """Whether the student's own word is no reason to ask the teacher."""
-        return prediction is not None and not prediction.truncated and not self._doubts(prediction)
+    def _trusts(self, prediction: Prediction | None, now: float) -> bool:
+        """Whether no gate holds for what the student says of itself: the same, and no more."""
+        return (
+            prediction is not None
+            and not prediction.truncated
+            and self.threshold is not None
+            and prediction.score >= self.threshold
+            and (self.warrant is None or self.warrant.fault_at(now) is None)
+            and (self.critical is None or not self.critical.holds(prediction))
+            and (self.min_familiarity is None or not self._strange(prediction))
+            and (self.severity is None or not self.severity.holds(prediction))
+        )
 
-    def _doubts(self, prediction: Prediction) -> tuple[Reason, ...]:
-        if self.threshold is None:
-            return (Reason.NO_CERTIFICATE,)
+    def _strange(self, prediction: Prediction) -> bool:
+        """Whether the text is not like those that the student knows, or that is not known."""
+        familiarity, least = prediction.familiarity, self.min_familiarity
+        return least is not None and (familiarity is None or not familiarity >= least)
+
+    def _doubts(self, prediction: Prediction, now: float) -> Iterator[Gate]:
+        if (critical := self.critical) is not None:
+            mass, held = critical.mass(prediction), critical.holds(prediction)
+            yield Gate(Reason.SEVERITY, CRITICAL, held, mass, critical.threshold)
+        if (least := self.min_familiarity) is not None:
+            strange = self._strange(prediction)
+            yield Gate(Reason.OUT_OF_DOMAIN, "", strange, prediction.familiarity, least)
+        if (severity := self.severity) is not None:
+            gain, held = severity.gain(prediction), severity.holds(prediction)
+            yield Gate(Reason.SEVERITY, severity.dearest(prediction), held, gain, severity.bar)
+        fault = self.warrant.fault_at(now) if self.warrant else None
+        void = fault is not None or self.threshold is None
+        yield Gate(Reason.NO_CERTIFICATE, fault or "", void)
         # A score that is not a number is not at or above anything, so it escalates.
-        return () if prediction.score >= self.threshold else (Reason.LOW_CONFIDENCE,)
+        if self.threshold is not None and fault is None:
+            sure = prediction.score >= self.threshold
+            yield Gate(Reason.LOW_CONFIDENCE, "", not sure, prediction.score, self.threshold)

@@ -1,27 +1,29 @@
 """The audit: a random share of confident answers also goes to the teacher, after the reply.
 
 Without it the error of what the student serves is never measured, for only unsure requests reach
-the teacher. The share is on every answer as its propensity, so that estimates can be weighted.
+the teacher. Which answers are drawn is on them already (gateway/shadow/coins.py), with the
+probability, so that estimates can be weighted.
 
-A live escalation comes first: an audit never waits for the teacher, it is skipped. A skipped audit
-voids the propensity of its answer, which was drawn and yet has no teacher's view; the counts of
-skipped audits tell how many answers that is true of.
+A live escalation comes first: an audit never waits for the teacher, it is skipped; it is asked
+once, and not at all while the teacher is left alone because its calls fail. A skipped audit
+voids its answer, which was drawn and yet has no teacher's view: the coin is on its record, and no
+audit is. Whoever measures is told, for such an answer must not count as right.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 
 from gateway.errors import TeacherError
+from gateway.teachers.breaker import State
 from gateway.teachers.guard import Guard
 from gateway.telemetry.audience import Audience
 from gateway.telemetry.pricing import Prices
-from gateway.types import Answer, Audit, Observer
+from gateway.types import Answer, Audit, Observer, Priority
 
 _IN_FLIGHT = 32  # audits at once; more are skipped and counted, live escalations come first
 
@@ -30,11 +32,15 @@ class Skip(StrEnum):
     """Why an audit that was drawn did not take place."""
 
     BUSY = "busy"  # too many audits at once, or the teacher had no free place
+    DOWN = "down"  # the teacher is left alone, for its last calls failed
     FAILED = "failed"  # the teacher gave no usable answer
 
 
 class Auditor:
-    """Draws answers, asks the teacher, tells the observers. It is itself an observer."""
+    """Shows drawn answers to the teacher, and tells the observers. It is itself an observer.
+
+    `skipped` is told of each answer that was drawn and has no teacher's view after all.
+    """
 
     def __init__(
         self,
@@ -42,21 +48,21 @@ class Auditor:
         teacher: Guard,
         prices: Prices,
         observers: Sequence[Observer],
-        random_source: random.Random,
+        skipped: Callable[[Answer], None],
     ) -> None:
         self._teacher = teacher
         self._prices = prices
         self._audience = Audience(observers)
-        self._random = random_source
+        self._tell_skipped = skipped
         self._running: set[asyncio.Task[None]] = set()
         self.skipped = Counter(dict.fromkeys(Skip, 0))
 
     def answered(self, answer: Answer) -> None:
-        """Flip the coin; on heads the audit runs in the background."""
-        if self._random.random() >= answer.audit_propensity:
+        """Begin the audit of an answer that was drawn; it runs in the background."""
+        if answer.coin is None:
             return
         if len(self._running) >= _IN_FLIGHT:
-            self.skipped[Skip.BUSY] += 1
+            self._skip(answer, Skip.BUSY)
             return
         task = asyncio.get_running_loop().create_task(self._audit(answer))
         self._running.add(task)
@@ -77,18 +83,25 @@ class Auditor:
 
     async def _audit(self, answer: Answer) -> None:
         if self._teacher.busy:  # looked at here, where the audits before this one hold their places
-            self.skipped[Skip.BUSY] += 1
+            self._skip(answer, Skip.BUSY)
+            return
+        if self._teacher.state is not State.CLOSED:  # the one call that may try is a live one
+            self._skip(answer, Skip.DOWN)
             return
         started = time.perf_counter()
         try:
-            said = await self._teacher.answer(answer.instance)
+            said = await self._teacher.answer(answer.instance, priority=Priority.AUDIT)
         except TeacherError:
-            self.skipped[Skip.FAILED] += 1
+            self._skip(answer, Skip.FAILED)
             return
         audit = Audit(
             answer=answer,
             teacher=said.prediction,
-            cost=self._prices.teacher_call if said.cost is None else said.cost,
+            cost=said.bill(self._prices.teacher_call),
             seconds=time.perf_counter() - started,
         )
         self._audience.audited(audit)
+
+    def _skip(self, answer: Answer, cause: Skip) -> None:
+        self.skipped[cause] += 1
+        self._tell_skipped(answer)

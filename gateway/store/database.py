@@ -26,7 +26,7 @@ BUSY_S = 5.0  # how long a statement waits for another process's lock; a commit 
 
 _MIGRATIONS = "gateway.store:migrations"
 _BEGIN = "understudy_begin"  # the execution option that says how a SQLite transaction begins
-_POOL = 2  # connections of a replica: the writer's, and one for who looks
+_POOL = 3  # connections of a replica: the writer's, the ledger's, and one for who looks
 _CONNECT_S = 5  # for a server to take a connection; one that is there answers in milliseconds
 _STATEMENT_S = 20  # a commit of a thousand rows takes a tenth of a second
 _SILENT_S = 10  # after which a server that acknowledges nothing counts as gone

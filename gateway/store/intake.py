@@ -114,6 +114,8 @@ def _row(answer: Answer, text: StoreText) -> Row:
         answer.audit_propensity,
         1.0 if answer.teacher else answer.audit_propensity,
         answer.failure,
+        answer.audit_uniform,
+        None if answer.coin is None else answer.coin.value,
     )
 
 

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Engine, RowMapping, delete, func, select
 
 from gateway.store import tables
 from gateway.store.database import writing
-from gateway.types import Cost, FieldValue, Reason, Route, Stages
+from gateway.types import Coin, Cost, FieldValue, Reason, Route, Stages
 
 Labels = Mapping[str, tuple[str, ...]]
 
@@ -27,8 +27,10 @@ class Record:
 
     `labels` is what was answered (None: nobody answered). `score`, `confidences` and `bundle` are
     the student's, which the policy weighed (None: it failed). `propensity` is the probability that
-    the teacher's view of this answer is known: 1 where it answered, else that of an audit. `text`
-    and `fields` are None unless full text is kept.
+    the teacher's view of this answer is known: 1 where it answered, else that of an audit. `coin`
+    is the one that fell for an audit, `audit_uniform` the uniform one's share of `audit_propensity`
+    (None: stored by a version that did not keep either). A coin without an audit: it was skipped.
+    `text` and `fields` are None unless full text is kept.
     """
 
     id: str
@@ -54,6 +56,8 @@ class Record:
     audit_propensity: float
     propensity: float
     failure: str
+    audit_uniform: float | None
+    coin: Coin | None
 
     @classmethod
     def from_row(cls, row: RowMapping) -> Self:
@@ -64,6 +68,7 @@ class Record:
             route=Route(row["route"]),
             reason=Reason(row["reason"]),
             reasons=tuple(Reason(each) for each in row["reasons"]),
+            coin=None if row["coin"] is None else Coin(row["coin"]),
             labels=_from_json(row["labels"]),
             student_labels=_from_json(row["student_labels"]),
             teacher_labels=_from_json(row["teacher_labels"]),
@@ -95,6 +100,7 @@ class Record:
             "busy_s": self.stages.busy,
             "teacher_s": self.stages.teacher,
             "total_s": self.stages.total,
+            "coin": None if self.coin is None else self.coin.value,
         }
 
 
@@ -115,6 +121,7 @@ _PLAIN = (
     "audit_propensity",
     "propensity",
     "failure",
+    "audit_uniform",
 )
 
 

@@ -55,6 +55,8 @@ records = Table(
     Column("audit_propensity", Double, nullable=False),
     Column("propensity", Double, nullable=False),
     Column("failure", String(64), nullable=False),
+    Column("audit_uniform", Double),
+    Column("coin", String(16)),
     Index("records_by_task", "task", "id"),
 )
 
@@ -68,4 +70,33 @@ audits = Table(
     Column("agrees", Boolean, nullable=False),
     Column("cost", BigInteger),
     Column("seconds", Double, nullable=False),
+)
+
+# One row a task: it is what the ledger locks. `paced`: microseconds since the epoch, see Standing.
+budgets = Table(
+    "budgets",
+    metadata,
+    Column("task", String(120), primary_key=True),
+    Column("paced", BigInteger, nullable=False),
+)
+
+# What was spent on the teacher in each window, in micro-USD; `start` in seconds since the epoch.
+spending = Table(
+    "spending",
+    metadata,
+    Column("task", String(120), primary_key=True),
+    Column("window", String(8), primary_key=True),
+    Column("start", BigInteger, primary_key=True),
+    Column("spent", BigInteger, nullable=False),
+)
+
+# One row a call of the teacher that is not settled yet.
+reservations = Table(
+    "reservations",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("task", String(120), nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("at", Double, nullable=False),
+    Index("reservations_by_task", "task", "at"),
 )

@@ -31,7 +31,7 @@ from gateway import errors
 from gateway.contract.bundle import open_bundle
 from gateway.errors import BundleError, BundleMismatch, StudentFailed
 from gateway.students.rehearsal import warm
-from gateway.students.student import Floats, Student
+from gateway.students.student import Raw, Student
 from gateway.students.workers import Ran
 from gateway.types import Prediction
 
@@ -124,25 +124,23 @@ class ProcessWorker:
             self._fail(_raised(frame))
 
     def _read(self, frame: Any) -> Ran:
-        logits, truncated, failures, started, ended = frame
+        raw, failures, started, ended = frame
         said: Sequence[Prediction | Exception] | None = None
         if not failures:
             with contextlib.suppress(Exception):  # of some row: the others are not to suffer
-                said = self._student.interpret(logits, truncated)
+                said = self._student.interpret(raw)
         if said is None:
             said = [
-                self._one(logits[place], failures.get(place), truncated=cut)
-                for place, cut in enumerate(truncated)
+                self._one(raw.row(place), failures.get(place))
+                for place in range(len(raw.truncated))
             ]
         return Ran(said, started, ended)
 
-    def _one(
-        self, logits: Floats, failure: str | None, *, truncated: bool
-    ) -> Prediction | Exception:
+    def _one(self, raw: Raw, failure: str | None) -> Prediction | Exception:
         if failure is not None:
             return StudentFailed(f"the student failed: {failure}")
         try:
-            return self._student.interpret(logits[np.newaxis], [truncated])[0]
+            return self._student.interpret(raw)[0]
         except Exception as error:  # noqa: BLE001  the loop must outlive a bad row
             return error
 
@@ -256,32 +254,36 @@ def _opened(folder: Path, identity: str, threads: int, call_tokens: float) -> St
     return student
 
 
-def _answer(
-    student: Student, texts: list[str]
-) -> tuple[Floats, list[bool], dict[int, str], float, float]:
-    """Logits and cuts of each text; a text that the model fails on has a row of zeros, and why."""
+def _answer(student: Student, texts: list[str]) -> tuple[Raw, dict[int, str], float, float]:
+    """What each text gave; one that the model fails on has a row of zeros, and why."""
     started = time.perf_counter()
     failures: dict[int, str] = {}
     try:
-        logits, truncated = student.raw(texts)
+        raw = student.raw(texts)
     except Exception:  # noqa: BLE001  found below
-        logits, truncated = _singly(student, texts, failures)
-    return logits, truncated, failures, started, time.perf_counter()
+        raw = _singly(student, texts, failures)
+    return raw, failures, started, time.perf_counter()
 
 
-def _singly(
-    student: Student, texts: list[str], failures: dict[int, str]
-) -> tuple[Floats, list[bool]]:
-    outputs = student.task.slices()[-1].stop
-    logits = np.zeros((len(texts), outputs), np.float32)
-    truncated = [False] * len(texts)
+def _singly(student: Student, texts: list[str], failures: dict[int, str]) -> Raw:
+    count = len(texts)
+    raw = Raw(
+        np.zeros((count, student.task.outputs), np.float32),
+        [False] * count,
+        np.zeros(count, np.int64),
+        np.zeros(count, np.float32) if student.familiarity else None,
+    )
     for place, text in enumerate(texts):
         try:
-            row, (truncated[place],) = student.raw([text])
-            logits[place] = row[0]
+            one = student.raw([text])
         except Exception as error:  # noqa: BLE001  the process must outlive a bad text
             failures[place] = f"{type(error).__name__}: {error}"
-    return logits, truncated
+            continue
+        raw.logits[place], raw.lengths[place] = one.logits[0], one.lengths[0]
+        raw.truncated[place] = one.truncated[0]
+        if raw.distances is not None and one.distances is not None:
+            raw.distances[place] = one.distances[0]
+    return raw
 
 
 def _main(arguments: Sequence[str]) -> None:

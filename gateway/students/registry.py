@@ -103,7 +103,7 @@ class Registry:
         with self.staging() as staging:
             target = staging / whole.name
             target.mkdir()
-            for name in sorted(archive.FILES):
+            for name in archive.present(whole):
                 _copy(whole / name, target / name)
             sync_folder(target)
             return self._admit(open_bundle(target))

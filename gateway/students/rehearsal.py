@@ -117,6 +117,11 @@ def warm(student: Student) -> None:
                 raise BundleGolden(
                     f"model.onnx gives a number that is not finite at {length} tokens", mend=_MEND
                 )
+            far = student.familiarity
+            if far is not None and not np.isfinite(far.distances(pooled)).all():
+                raise BundleGolden(
+                    f"the distance of a text of {length} tokens is not finite", mend=_MEND
+                )
 
 
 def _lengths(longest: int) -> Sequence[int]:

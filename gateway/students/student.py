@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 import onnxruntime as ort
@@ -15,8 +16,10 @@ from numpy.typing import NDArray
 
 from gateway.contract.bundle import Bundle
 from gateway.contract.calibration import Calibration, HeadReading
+from gateway.contract.correctness import Evidence, Score
+from gateway.contract.domain import Familiarity
 from gateway.contract.encoding import Encoded, Encoding, pad
-from gateway.contract.manifest import Head, HeadKind
+from gateway.contract.manifest import GoldenVector, Head, HeadKind
 from gateway.errors import BundleGolden, BundleMismatch, StudentFailed
 from gateway.students.lengths import CALL_TOKENS, parted
 from gateway.types import HeadPrediction, Prediction
@@ -89,6 +92,28 @@ class Session:
         return logits, pooled
 
 
+class Raw(NamedTuple):
+    """What a model gave for n texts, before it is read: all that `interpret` needs.
+
+    `logits` (n, outputs); `truncated`: which texts were cut; `lengths`: their tokens (n,);
+    `distances` (n,) as in `gateway.contract.domain`, None where the bundle has none.
+    """
+
+    logits: Floats
+    truncated: list[bool]
+    lengths: NDArray[np.int64]
+    distances: Floats | None = None
+
+    def row(self, place: int) -> Raw:
+        """One text's alone."""
+        return Raw(
+            self.logits[place : place + 1],
+            self.truncated[place : place + 1],
+            self.lengths[place : place + 1],
+            None if self.distances is None else self.distances[place : place + 1],
+        )
+
+
 class Student:
     """A model that answers: tokenise, run, calibrate.
 
@@ -111,6 +136,14 @@ class Student:
             )
         self.session = Session(bundle.model, threads=threads)
         self.calibration = Calibration(manifest.task, manifest.calibration)
+        self.familiarity: Familiarity | None = None
+        if manifest.domain is not None and bundle.domain is not None:
+            self.familiarity = Familiarity.read(
+                bundle.domain, manifest.domain, hidden=manifest.graph.hidden
+            )
+        self._score: Score | None = None
+        if manifest.correctness is not None:
+            self._score = Score(self.calibration, manifest.correctness)
         self._one_by_one = not manifest.graph.batch_invariant
         # Without a mask rows of one length alone share a call, so there is nothing to weigh.
         self.threads = threads
@@ -122,40 +155,63 @@ class Student:
         return self.encoding.encode(texts)
 
     def logits(self, rows: Sequence[Sequence[int]]) -> Floats:
-        """Token ids -> raw logits (rows, outputs), never letting a row change another's answer."""
+        """Token ids -> raw logits (rows, outputs)."""
+        return self.outputs(rows)[0]
+
+    def outputs(self, rows: Sequence[Sequence[int]]) -> tuple[Floats, Floats]:
+        """Token ids -> raw logits (rows, outputs) and pooled vectors (rows, hidden).
+
+        No row ever changes another's answer.
+        """
         if len(rows) == 1:
-            return self.session.run(rows)[0]
+            return self.session.run(rows)
         if self._one_by_one:
-            return np.concatenate([self.session.run([row])[0] for row in rows])
+            alone = zip(*(self.session.run([row]) for row in rows), strict=True)
+            logits, pooled = (np.concatenate(each) for each in alone)
+            return logits, pooled
         parts = parted(
             [len(row) for row in rows],
             max_rows=_MAX_ROWS,
             max_tokens=_MAX_TOKENS,
             call_tokens=self.call_tokens,
         )
-        said = [self.session.run([rows[place] for place in part])[0] for part in parts]
-        logits = np.empty((len(rows), said[0].shape[1]), np.float32)
-        for part, each in zip(parts, said, strict=True):
-            logits[part] = each
-        return logits
+        said = [self.session.run([rows[place] for place in part]) for part in parts]
+        logits, pooled = (np.empty((len(rows), each.shape[1]), np.float32) for each in said[0])
+        for part, (some, vectors) in zip(parts, said, strict=True):
+            logits[part], pooled[part] = some, vectors
+        return logits, pooled
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]:
         """Answer texts, in their order. Raises StudentFailed when a number is not finite."""
         if not texts:
             return []
-        return self.interpret(*self.raw(texts))
+        return self.interpret(self.raw(texts))
 
-    def raw(self, texts: Sequence[str]) -> tuple[Floats, list[bool]]:
-        """Texts -> raw logits (rows, outputs), and which texts were cut."""
+    def raw(self, texts: Sequence[str]) -> Raw:
+        """Run texts; nothing is read of the numbers yet."""
         encoded = self.encode(texts)
-        return self.logits([each.ids for each in encoded]), [each.truncated for each in encoded]
+        logits, pooled = self.outputs([each.ids for each in encoded])
+        return Raw(
+            logits,
+            [each.truncated for each in encoded],
+            np.array([len(each.ids) for each in encoded]),
+            self.familiarity.distances(pooled) if self.familiarity else None,
+        )
 
-    def interpret(self, logits: Floats, truncated: Sequence[bool]) -> list[Prediction]:
-        """Raw logits -> predictions, one a row."""
-        if not np.isfinite(logits).all():
+    def read(self, raw: Raw) -> tuple[tuple[HeadReading, ...], Floats]:
+        """The reading of each head, and the request scores (n,): correctness where there is one."""
+        if self._score is None:
+            return self.calibration.read(raw.logits)
+        return self._score.read(raw.logits, Evidence(raw.lengths, raw.distances))
+
+    def interpret(self, raw: Raw) -> list[Prediction]:
+        """What was run -> predictions, one a text. Raises StudentFailed."""
+        far = raw.distances
+        if not np.isfinite(raw.logits).all() or not (far is None or np.isfinite(far).all()):
             raise StudentFailed("the model gave a number that is not finite")
-        readings, scores = self.calibration.read(logits)
+        readings, scores = self.read(raw)
         heads = self.task.heads
+        familiar = self._familiar(raw)
         return [
             Prediction(
                 heads=tuple(
@@ -165,9 +221,16 @@ class Student:
                 truncated=cut,
                 bundle=self.bundle.id,
                 asked=heads,
+                familiarity=familiar[row],
             )
-            for row, cut in zip(range(len(logits)), truncated, strict=True)
+            for row, cut in zip(range(len(raw.logits)), raw.truncated, strict=True)
         ]
+
+    def _familiar(self, raw: Raw) -> list[float] | list[None]:
+        if self.familiarity is None or raw.distances is None:
+            return [None] * len(raw.logits)
+        found: list[float] = self.familiarity.p_values(raw.distances).tolist()
+        return found
 
     def _check_golden(self) -> None:
         golden = self.bundle.manifest.golden
@@ -178,14 +241,27 @@ class Student:
                     f"the tokenizer splits a golden text another way: {vector.text[:40]!r}",
                     mend="build the bundle again with this version of the tokenizers library",
                 )
-            logits = self.session.run([vector.tokens])[0][0]
-            gap = float(np.abs(logits - np.array(vector.logits, np.float32)).max())
+            logits, pooled = self.session.run([vector.tokens])
+            gap = float(np.abs(logits[0] - np.array(vector.logits, np.float32)).max())
             if not gap <= golden.tolerance:
                 raise BundleGolden(
                     f"this host gives other logits than the bundle's golden ones: {gap:.4f} off, "
                     f"{golden.tolerance:.4f} allowed",
                     mend="build the bundle on a host of this kind",
                 )
+            self._check_distance(vector, pooled)
+
+    def _check_distance(self, vector: GoldenVector, pooled: Floats) -> None:
+        allowed = self.bundle.manifest.golden.distance_tolerance
+        if self.familiarity is None or vector.distance is None or allowed is None:
+            return
+        gap = abs(float(self.familiarity.distances(pooled)[0]) - vector.distance)
+        if not gap <= allowed:
+            raise BundleGolden(
+                f"this host gives another distance than the bundle's golden one: {gap:.4f} off, "
+                f"{allowed:.4f} allowed",
+                mend="build the bundle on a host of this kind",
+            )
 
 
 def _head(head: Head, reading: HeadReading, row: int) -> HeadPrediction:

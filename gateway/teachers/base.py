@@ -13,11 +13,27 @@ from gateway.types import Instance, Prediction
 class Said:
     """A teacher's answer, and what the call cost in micro-USD.
 
-    None: the teacher does not know, and the task's price of a call holds.
+    None: the teacher does not know, and the task's price of a call holds. Not `asked`: no call was
+    made for this answer, it was kept from an earlier one or is that of a call which somebody else
+    has paid for. `unpriced`: further calls that were begun for it, of which no cost is known.
     """
 
     prediction: Prediction
     cost: int | None = None
+    asked: bool = True
+    unpriced: int = 0
+
+    def bill(self, price: int | None) -> int | None:
+        """What the answer cost in all, where a call of unknown cost has this price.
+
+        None: a call was made of which neither is known.
+        """
+        if not self.asked:
+            return 0
+        unknown = self.unpriced + (self.cost is None)
+        if unknown and price is None:
+            return None
+        return (self.cost or 0) + unknown * (price or 0)
 
 
 class Teacher(Protocol):

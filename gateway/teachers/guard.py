@@ -1,19 +1,100 @@
-"""What stands around every teacher: a deadline, and bounds on the calls that run and that wait."""
+"""What stands around every teacher, so that nothing it does costs more than its own answers.
+
+A call ends in time. Few enough run at once, few enough wait. Few enough are made again or twice. A
+teacher that fails is left alone until it has recovered. The same question is not asked twice at the
+same time. The guard never looks at what an answer says, and never makes one up.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import statistics
+import random
 import time
-from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from enum import StrEnum
+from typing import Protocol
 
 from gateway.contract.manifest import Task
-from gateway.errors import TeacherTimeout, TeacherUnavailable
+from gateway.errors import (
+    BudgetExhausted,
+    TeacherError,
+    TeacherGarbled,
+    TeacherLimited,
+    TeacherRefused,
+    TeacherTimeout,
+    TeacherUnavailable,
+)
+from gateway.routing.budget import Purse, Reservation
 from gateway.teachers.base import Said, Teacher
-from gateway.types import Instance
+from gateway.teachers.breaker import Breaker, State
+from gateway.teachers.cache import AnswerCache, digest
+from gateway.teachers.call import Call, no_place
+from gateway.teachers.hedges import HedgeBudget
+from gateway.teachers.pace import Pace
+from gateway.teachers.retries import RetryBudget, pause
+from gateway.types import Instance, Priority
 
 _WAITING = 16  # calls that may wait for each one that runs; more would hardly be answered in time
-_REMEMBERED = 64  # durations: enough for a median that follows the teacher within minutes
+_CALM_S = 5.0  # after a 429, before a second call may be begun beside a late one
+_RETRY_SHARE = 0.1  # of the calls, where nobody says otherwise
+
+
+class Outcome(StrEnum):
+    """How an attempt ended."""
+
+    OK = "ok"
+    REFUSED = "refused"
+    UNAVAILABLE = "unavailable"
+    TIMEOUT = "timeout"
+    GARBLED = "garbled"
+    LIMITED = "limited"
+    CANCELLED = "cancelled"  # nobody waited for it any more
+
+
+_OUTCOMES: tuple[tuple[type[TeacherError], Outcome], ...] = (
+    (TeacherRefused, Outcome.REFUSED),
+    (TeacherTimeout, Outcome.TIMEOUT),
+    (TeacherGarbled, Outcome.GARBLED),
+    (TeacherLimited, Outcome.LIMITED),
+)
+# What an outcome says of the teacher: well, not well, or nothing. A refusal is about one request.
+_WELL = {Outcome.OK: True, Outcome.REFUSED: None, Outcome.CANCELLED: None}
+
+
+class Event(StrEnum):
+    """What else a guard does that is worth counting."""
+
+    RETRY = "retry"  # a call is made again
+    HEDGE = "hedge"  # a late call gets a second one beside it
+    COALESCED = "coalesced"  # a request joins the call of another
+    CACHE_HIT = "cache_hit"  # an answer comes from the cache
+
+
+class Watch(Protocol):
+    """Counts what a guard does. It must not block and must not raise."""
+
+    def attempted(self, outcome: Outcome) -> None:
+        """An attempt has ended."""
+
+    def noted(self, event: Event) -> None:
+        """Something else has happened."""
+
+    def closed(self) -> None:
+        """The guard is gone."""
+
+
+class _Unwatched:
+    """Where nobody counts."""
+
+    def attempted(self, outcome: Outcome) -> None:
+        pass
+
+    def noted(self, event: Event) -> None:
+        pass
+
+    def closed(self) -> None:
+        pass
 
 
 class Guard:
@@ -21,15 +102,47 @@ class Guard:
 
     A call that finds no place waits for one, within its own deadline. A call is not begun with less
     time left than half of the last ones took: it would mostly be paid for and not be used.
+
+    `timeout_s` is for one attempt; a call has up to 1 + `retries` of them. `purse` is asked before
+    each. Without `hedges` no call gets a second one beside it, without `cache` no answer is kept;
+    `coalesce`: identical inputs share one call. `sleep` waits for so many seconds.
     """
 
-    def __init__(self, teacher: Teacher, *, timeout_s: float, concurrency: int) -> None:
+    def __init__(
+        self,
+        teacher: Teacher,
+        *,
+        timeout_s: float,
+        concurrency: int,
+        retries: int = 0,
+        retry_budget: RetryBudget | None = None,
+        breaker: Breaker | None = None,
+        hedges: HedgeBudget | None = None,
+        cache: AnswerCache | None = None,
+        coalesce: bool = False,
+        purse: Purse | None = None,
+        watch: Watch | None = None,
+        random_source: random.Random | None = None,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
         self._teacher = teacher
         self._timeout = timeout_s
+        self._concurrency = concurrency
         self._places = asyncio.Semaphore(concurrency)
-        self._most = concurrency * (1 + _WAITING)
-        self._calls = 0
-        self._durations: deque[float] = deque(maxlen=_REMEMBERED)
+        self._retries = retries
+        self._retry_budget = retry_budget or RetryBudget(_RETRY_SHARE)
+        self._breaker = breaker or Breaker()
+        self._hedges = hedges
+        self._cache = cache
+        self._coalesce = coalesce
+        self._purse = purse
+        self._watch: Watch = watch or _Unwatched()
+        self._random = random_source or random.Random()  # noqa: S311  spreads pauses
+        self._sleep = sleep
+        self._calls = 0  # that run or wait
+        self._shared: dict[bytes, Call] = {}
+        self._pace = Pace()
+        self._calm_at = 0.0  # when the last 429 is long enough ago, as time.perf_counter gives it
 
     @property
     def name(self) -> str:
@@ -44,57 +157,267 @@ class Guard:
     @property
     def busy(self) -> bool:
         """Whether no place is free: a call that comes now has to wait."""
-        return self._places.locked()
+        return self._calls >= self._concurrency
 
-    async def answer(self, instance: Instance, *, deadline: float | None = None) -> Said:
+    @property
+    def state(self) -> State:
+        """The breaker's: whether calls are let through."""
+        return self._breaker.state
+
+    async def answer(
+        self,
+        instance: Instance,
+        *,
+        deadline: float | None = None,
+        priority: Priority = Priority.NORMAL,
+    ) -> Said:
         """Ask the teacher. `deadline` as time.perf_counter gives it.
 
-        Raises TeacherTimeout, TeacherUnavailable or what the teacher raises; the error says whether
-        the call was begun.
+        An audit, by its priority, is asked once: no retry, no second call beside it.
+        Raises TeacherTimeout, TeacherUnavailable, BudgetExhausted or what the teacher raises; the
+        error says whether the call was begun.
         """
-        limit = self._timeout if deadline is None else self._allowed(deadline)
-        if self._calls >= self._most:
-            raise TeacherUnavailable(
-                f"{self._calls} calls to {self.name} run or wait already",
-                mend="try again later",
-                asked=False,
-            )
-        self._calls += 1
-        asked = False
-        try:
-            async with asyncio.timeout(limit), self._places:
-                asked = True
-                started = time.perf_counter()
-                said = await self._teacher.answer(instance)
-                self._durations.append(time.perf_counter() - started)
-                return said
-        except TimeoutError as error:
-            raise self._timed_out(limit, asked=asked) from error
-        finally:
-            self._calls -= 1
+        key = self._key(instance)
+        if self._cache is not None and (kept := self._cache.find(key)) is not None:
+            self._watch.noted(Event.CACHE_HIT)
+            return Said(kept, cost=0, asked=False)
+        call = self._shared.get(key) if self._coalesce else None
+        if call is not None and call.open:
+            self._watch.noted(Event.COALESCED)
+        else:
+            self._check_time(None if deadline is None else deadline - time.perf_counter())
+            self._check_breaker()
+            self._check_room()
+            call = self._begin(instance, key)
+        return await call.wait(deadline, priority)
 
-    def _allowed(self, deadline: float) -> float:
-        """Seconds that a call may take. Raises TeacherTimeout when they are too few."""
-        left = deadline - time.perf_counter()
-        usual = statistics.median(self._durations) if self._durations else 0.0
-        if left <= usual:
+    async def close(self) -> None:
+        """Close the guarded teacher."""
+        self._watch.closed()
+        await self._teacher.close()
+
+    def _key(self, instance: Instance) -> bytes:
+        """What identical inputs have in common; nothing, where nobody asks for it."""
+        if self._cache is None and not self._coalesce:
+            return b""
+        return digest(instance, self.name)
+
+    def _begin(self, instance: Instance, key: bytes) -> Call:
+        self._calls += 1
+        self._retry_budget.called()
+        if self._hedges is not None:
+            self._hedges.called()
+        call = Call(self.name, lambda begun: self._work(begun, instance, key))
+        call.on_end(lambda: self._ended(call, key))
+        if self._coalesce:
+            self._shared[key] = call
+        return call
+
+    def _ended(self, call: Call, key: bytes) -> None:
+        self._calls -= 1
+        if self._shared.get(key) is call:
+            del self._shared[key]
+
+    async def _work(self, call: Call, instance: Instance, key: bytes) -> Said:
+        """All that is done for one input, whoever waits for it."""
+        try:
+            said = await self._insist(call, instance)
+        except TeacherError as error:
+            call.charge(error)
+            raise
+        if self._cache is not None:
+            self._cache.keep(key, said.prediction)
+        return call.bill(said)
+
+    async def _insist(self, call: Call, instance: Instance) -> Said:
+        """Ask; and ask again where that may help, is in the budget, and in time."""
+        failed: TeacherError | None = None
+        attempt = 0
+        while True:
+            try:
+                return await self._ask(call, instance)
+            except TeacherError as error:
+                if failed is not None and not error.asked:
+                    raise failed from error  # there was an attempt, and it is what went wrong
+                seconds = self._pause(call, error, attempt)
+                if seconds is None:
+                    raise
+                failed = error
+            self._watch.noted(Event.RETRY)
+            await self._sleep(seconds)
+            attempt += 1
+
+    def _pause(self, call: Call, error: TeacherError, attempt: int) -> float | None:
+        """Seconds until the teacher is asked again; None: it is not."""
+        if (
+            attempt >= self._retries
+            or call.priority >= Priority.AUDIT
+            or not _again(error, attempt)
+        ):
+            return None
+        seconds = pause(attempt, self._random)
+        if isinstance(error, TeacherLimited):
+            seconds += error.retry_after or 0.0
+        left = call.left
+        room = self._timeout if left is None else left - self._pace.median
+        if seconds >= room or self._breaker.wait_s > seconds or not self._retry_budget.take():
+            return None
+        return seconds
+
+    async def _ask(self, call: Call, instance: Instance) -> Said:
+        """One attempt; and where it is late and may be hedged, a second one beside it."""
+        usual = self._pace.p95
+        if self._hedges is None or usual is None or call.priority >= Priority.AUDIT:
+            return await self._attempt(call, instance)
+        racing = {asyncio.create_task(self._attempt(call, instance))}
+        try:
+            await asyncio.wait(racing, timeout=usual)
+            (first,) = racing
+            if not first.done() and self._may_hedge(self._hedges):
+                self._watch.noted(Event.HEDGE)
+                racing.add(asyncio.create_task(self._attempt(call, instance)))
+            return await _first_good(racing, first)
+        finally:
+            for each in racing:
+                each.cancel()
+            await asyncio.wait(racing)
+
+    def _may_hedge(self, hedges: HedgeBudget) -> bool:
+        """Whether the teacher is well and has room, and the budget has some left."""
+        calm = time.perf_counter() >= self._calm_at
+        well = self._breaker.state is State.CLOSED
+        return calm and well and not self._places.locked() and hedges.take()
+
+    async def _attempt(self, call: Call, instance: Instance) -> Said:
+        """Ask once, when there is a place, time, and money."""
+        async with self._place():
+            self._check_time(call.left)
+            ticket = self._breaker.enter()
+            if ticket is None:
+                raise self._left_alone()
+            reservation = await self._reserve(call, ticket)
+            started = time.perf_counter()
+            outcome, cost = Outcome.CANCELLED, None
+            call.begun += 1
+            try:
+                said = await self._in_time(instance)
+                outcome, cost = Outcome.OK, said.cost
+            except TeacherError as error:
+                outcome, cost = _outcome(error), error.cost
+                raise
+            finally:
+                seconds = time.perf_counter() - started
+                if outcome is Outcome.CANCELLED and call.overdue and self._was_slow(seconds):
+                    outcome = Outcome.TIMEOUT
+                if cost is not None:
+                    call.costs.append(cost)
+                if reservation is not None:
+                    reservation.settle(cost)
+                self._note(ticket, outcome, seconds)
+            return said
+
+    @asynccontextmanager
+    async def _place(self) -> AsyncIterator[None]:
+        """One of the places. Raises TeacherTimeout."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._places.acquire()
+        except TimeoutError as error:
+            raise no_place(self.name, self._timeout) from error
+        try:
+            yield
+        finally:
+            self._places.release()
+
+    async def _reserve(self, call: Call, ticket: int) -> Reservation | None:
+        """The money for an attempt, where somebody counts it. Raises BudgetExhausted."""
+        if self._purse is None:
+            return None
+        try:
+            return await self._purse.reserve(None, audit=call.priority >= Priority.AUDIT)
+        except BaseException:
+            self._breaker.give_back(ticket)
+            raise
+
+    async def _in_time(self, instance: Instance) -> Said:
+        """What the teacher says within the timeout. Whatever it raises becomes a TeacherError."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await self._teacher.answer(instance)
+        except TeacherError:
+            raise
+        except TimeoutError as error:
+            raise TeacherTimeout(f"{self.name} did not answer in {self._timeout:.3g} s") from error
+        except Exception as error:  # a teacher that breaks is down: the policy knows what to do
+            raise TeacherUnavailable(f"{self.name} broke: {type(error).__name__}") from error
+
+    def _note(self, ticket: int, outcome: Outcome, seconds: float) -> None:
+        self._breaker.ended(ticket, ok=_WELL.get(outcome, False), seconds=seconds)
+        if outcome is Outcome.OK:
+            self._pace.took(seconds)
+        elif outcome is Outcome.LIMITED:
+            self._calm_at = time.perf_counter() + _CALM_S
+        self._watch.attempted(outcome)
+
+    def _was_slow(self, seconds: float) -> bool:
+        """Whether an attempt that was cut short had had the time that nearly all answers take.
+
+        A caller in a hurry does not make a teacher slow.
+        """
+        usual = self._pace.p95
+        return usual is None or seconds >= usual
+
+    def _check_time(self, left: float | None) -> None:
+        """Raises TeacherTimeout where so few seconds are left that the answer would be too late."""
+        usual = self._pace.median
+        if left is not None and left <= usual:
             raise TeacherTimeout(
                 f"{self.name} was not asked: {max(0.0, left):.3g} s are left, "
                 f"half of its answers take longer than {usual:.3g} s",
                 mend="allow the request more time",
                 asked=False,
             )
-        return min(self._timeout, left)
 
-    def _timed_out(self, limit: float, *, asked: bool) -> TeacherTimeout:
-        if asked:
-            return TeacherTimeout(f"{self.name} did not answer in {limit:.3g} s")
-        return TeacherTimeout(
-            f"{self.name} was not asked: no place was free in {limit:.3g} s",
-            mend="raise teacher.concurrency, or allow the request more time",
+    def _check_breaker(self) -> None:
+        """Raises TeacherUnavailable while the teacher is left alone."""
+        if self._breaker.wait_s > 0:
+            raise self._left_alone()
+
+    def _check_room(self) -> None:
+        """Raises TeacherUnavailable where too many wait."""
+        if self._calls >= self._concurrency * (1 + _WAITING):
+            raise TeacherUnavailable(
+                f"{self._calls} calls to {self.name} run or wait already",
+                mend="try again later",
+                asked=False,
+            )
+
+    def _left_alone(self) -> TeacherUnavailable:
+        return TeacherUnavailable(
+            f"{self.name} was not asked: its last calls failed, and it is left alone for another "
+            f"{self._breaker.wait_s:.3g} s",
+            mend="see why it fails; it is tried again by itself",
             asked=False,
         )
 
-    async def close(self) -> None:
-        """Close the guarded teacher."""
-        await self._teacher.close()
+
+async def _first_good(racing: set[asyncio.Task[Said]], first: asyncio.Task[Said]) -> Said:
+    """The first good answer; where none is good, the error of the `first` attempt is raised."""
+    pending = racing
+    while pending:
+        done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        for each in done:
+            if each.exception() is None:
+                return each.result()
+    return first.result()
+
+
+def _again(error: TeacherError, attempt: int) -> bool:
+    """Whether asking again may help. What is garbled twice stays so."""
+    if not error.asked or isinstance(error, TeacherRefused | BudgetExhausted):
+        return False
+    return not isinstance(error, TeacherGarbled) or attempt == 0
+
+
+def _outcome(error: TeacherError) -> Outcome:
+    return next((each for kind, each in _OUTCOMES if isinstance(error, kind)), Outcome.UNAVAILABLE)

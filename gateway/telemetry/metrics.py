@@ -16,12 +16,14 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from gateway import __version__
 from gateway.contract.manifest import Task
 from gateway.errors import UnderstudyError
+from gateway.shadow.served import Rate
+from gateway.teachers.guard import Event, Outcome, Watch
 from gateway.telemetry.pricing import Prices
 from gateway.telemetry.tallies import Counter, Histogram
 from gateway.types import Answer, Audit, Prediction, Reason, Route
@@ -75,6 +77,7 @@ class Metrics:
         self._other = _Series(self._families, OTHER, [], Prices())
         self._codes = frozenset(_codes(UnderstudyError))
         self._bundles: dict[tuple[str, str], str] = {}
+        self._teachers: dict[str, _TeacherSeries] = {}
         self._families.build.labels(version).set(1)
         self._families.generation.set(1)
         ProcessCollector(registry=self._registry)
@@ -135,6 +138,19 @@ class Metrics:
         """What is spent from now on is spent at these prices."""
         self._tasks[task].price(prices)
 
+    def watch(self, teacher: str, state: Callable[[], int]) -> Watch:
+        """What counts for the guard of a teacher; `state` is its breaker's, asked when needed."""
+        if teacher not in self._teachers:
+            self._teachers[teacher] = _TeacherSeries(self._families, teacher)
+        return _Watch(self._teachers[teacher], state)
+
+    def budgeted(self, left: Mapping[tuple[str, str], int]) -> None:
+        """What is left of the limits, in micro-USD by task and window; there are no others."""
+        family = self._families.budget
+        family.clear()
+        for (task, window), micro in left.items():
+            family.labels(task, window).set(micro * _USD)
+
     def follow_queue(self, task: str, depth: Callable[[], int]) -> None:
         """Show queue_depth from `depth`, which says how many texts wait when asked."""
         self._families.depth.labels(task).set_function(depth)
@@ -155,6 +171,10 @@ class Metrics:
         """Show shadow_skipped_total from `counts`, which gives skipped audits by cause."""
         about = "Audits that were drawn and did not take place"
         self._registry.register(_Followed("shadow_skipped", about, "cause", counts))
+
+    def follow_served(self, rates: Callable[[], Mapping[str, Rate]]) -> None:
+        """Show served_error_rate and its bound from `rates`, by task; absent until known."""
+        self._registry.register(_FollowedRates(rates))
 
     def render(self) -> bytes:
         """The text of /metrics, of content type CONTENT_TYPE."""
@@ -221,6 +241,27 @@ class _Families:
         )
         self.avoided = counter(
             "cost_avoided_usd_total", "What teacher calls that were not made would cost", ["task"]
+        )
+        self.attempts = counter(
+            "teacher_attempts_total",
+            "Calls that were begun, retries and hedges included, by how they ended",
+            ["teacher", "outcome"],
+        )
+        self.retries = counter("teacher_retries_total", "Calls made again", ["teacher"])
+        self.hedges = counter("teacher_hedges_total", "Second calls beside late ones", ["teacher"])
+        self.coalesced = counter(
+            "teacher_coalesced_total", "Requests that joined the call of another", ["teacher"]
+        )
+        self.cache_hits = counter(
+            "teacher_cache_hits_total", "Answers that came from the cache", ["teacher"]
+        )
+        self.breaker = gauge(
+            "breaker_state", "0 closed, 1 half-open, 2 open: no call is let through", ["teacher"]
+        )
+        self.budget = gauge(
+            "budget_remaining_usd",
+            "What calls of the teacher may still cost within the window",
+            ["task", "window"],
         )
         self.batch_size = histogram("batch_size", "Texts in a batch", buckets=_ROWS)
         self.batch_seconds = histogram("batch_duration_seconds", "Work on a batch")
@@ -335,6 +376,56 @@ class _Series:
             usd.inc(spent)
 
 
+class _TeacherSeries:
+    """The series of all guards whose teachers have one name."""
+
+    def __init__(self, families: _Families, teacher: str) -> None:
+        self._families = families
+        self._teacher = teacher
+        self._states: tuple[Callable[[], int], ...] = ()
+        self.attempts = {
+            outcome: families.attempts.labels(teacher, outcome.value) for outcome in Outcome
+        }
+        self.events = {
+            Event.RETRY: families.retries.labels(teacher),
+            Event.HEDGE: families.hedges.labels(teacher),
+            Event.COALESCED: families.coalesced.labels(teacher),
+            Event.CACHE_HIT: families.cache_hits.labels(teacher),
+        }
+
+    def follow(self, state: Callable[[], int]) -> None:
+        """Show the worst state of all."""
+        self._states = (*self._states, state)
+        self._families.breaker.labels(self._teacher).set_function(self._worst)
+
+    def leave(self, state: Callable[[], int]) -> None:
+        """Of a guard that is gone nothing is shown; it may say so twice."""
+        before, self._states = self._states, tuple(s for s in self._states if s is not state)
+        if before and not self._states:
+            self._families.breaker.remove(self._teacher)
+
+    def _worst(self) -> float:
+        return max((state() for state in self._states), default=0)
+
+
+class _Watch:
+    """What one guard tells; see gateway.teachers.guard.Watch."""
+
+    def __init__(self, series: _TeacherSeries, state: Callable[[], int]) -> None:
+        self._series = series
+        self._state = state
+        series.follow(state)
+
+    def attempted(self, outcome: Outcome) -> None:
+        self._series.attempts[outcome].inc()
+
+    def noted(self, event: Event) -> None:
+        self._series.events[event].inc()
+
+    def closed(self) -> None:
+        self._series.leave(self._state)
+
+
 class _Followed(Collector):
     """Counts that another room keeps, by one label; read when they are asked for."""
 
@@ -351,6 +442,42 @@ class _Followed(Collector):
         for value, count in self._counts().items():
             family.add_metric([value], count)
         yield family
+
+
+class _FollowedRates(Collector):
+    """The served error, measured in another room; read when it is asked for."""
+
+    def __init__(self, rates: Callable[[], Mapping[str, Rate]]) -> None:
+        self._rates = rates
+
+    def describe(self) -> Iterator[Metric]:
+        """The families without their samples: what is measured is not asked at the start."""
+        yield from self._families()
+
+    def collect(self) -> Iterator[Metric]:
+        """What a scrape gets."""
+        estimates, uppers = self._families()
+        for task, rate in self._rates().items():
+            for family, value in ((estimates, rate.shown), (uppers, rate.upper)):
+                if value is not None:
+                    family.add_metric([task], value)
+        yield estimates
+        yield uppers
+
+    @staticmethod
+    def _families() -> tuple[GaugeMetricFamily, GaugeMetricFamily]:
+        return (
+            GaugeMetricFamily(
+                "understudy_served_error_rate",
+                "Estimated share of served answers that the teacher would not have given",
+                labels=["task"],
+            ),
+            GaugeMetricFamily(
+                "understudy_served_error_rate_upper",
+                "Upper bound of that share, at 95 % at all times together",
+                labels=["task"],
+            ),
+        )
 
 
 def _usd(micro: int | None) -> float | None:

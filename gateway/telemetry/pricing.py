@@ -6,7 +6,7 @@ An unknown price stays unknown: every method then returns None, never 0.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
 from functools import cached_property
 
 _MICRO = Decimal(1_000_000)  # micro-USD in a USD
@@ -48,6 +48,10 @@ class Prices:
         return None if usd is None else float(usd * _MICRO)
 
 
-def micro_usd(usd: Decimal) -> int:
-    """USD -> integer micro-USD; half rounds to even, so that sums do not drift."""
-    return int((usd * _MICRO).to_integral_value())
+def micro_usd(usd: Decimal, *, up: bool = False) -> int:
+    """USD -> integer micro-USD; half rounds to even, so that sums do not drift.
+
+    `up`: what is begun counts as whole, for the most that something may cost.
+    """
+    rounding = ROUND_CEILING if up else ROUND_HALF_EVEN
+    return int((usd * _MICRO).to_integral_value(rounding))

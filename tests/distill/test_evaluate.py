@@ -60,6 +60,8 @@ class Case:
     truncated: tuple[bool, ...] = (False,) * 4
     lengths: tuple[int, ...] = (3, 4, 5, 6)
     severity: dict[str, dict[str, float]] | None = None
+    plain: Opinion | None = None
+    strange: tuple[bool, ...] | None = None
 
     def measure(self) -> tuple[Evaluation, Curves]:
         """Evaluate it."""
@@ -72,6 +74,8 @@ class Case:
             truncated=np.array(self.truncated),
             lengths=np.array(self.lengths),
             severity=self.severity or {},
+            plain=self.plain,
+            strange=None if self.strange is None else np.array(self.strange),
         )
 
 
@@ -128,6 +132,33 @@ def test_a_cut_text_is_never_the_students(case: Case) -> None:
     assert found.escalation == 0.75
     assert found.undetected_error == 0.0
     assert found.system_accuracy == 1.0
+
+
+def test_a_strange_text_is_never_the_students(case: Case) -> None:
+    case.strange = (False, True, False, False)
+    found, _ = case.measure()
+    assert found.out_of_domain == 0.25
+    assert found.escalation == 0.5  # the strange one, and the unsure one
+    assert found.undetected_error == 0.0
+
+
+def test_a_score_is_compared_with_the_confidence_that_it_replaces(case: Case) -> None:
+    case.plain = opinion([0, 1, 2, 0], [0.25, 0.9, 0.75, 0.5])
+    found, curves = case.measure()
+    # By the plain order the mistakes come 1st and 3rd: 1/4, 1/4, 2/4, 2/4.
+    assert (found.augrc, found.augrc_plain) == pytest.approx((0.25, 0.375))
+    # Row by row: |0.9-1| + |0.75-0| + |0.5-1| + |0.25-0|, and 0.75 + 0.9 + 0.25 + 0.5.
+    assert (found.score_ece, found.score_ece_plain) == pytest.approx((0.4, 0.6))
+    assert (found.heads[0].ece, found.heads[0].ece_plain) == pytest.approx((0.4, 0.6))
+    assert curves.score is not None
+    assert curves.score.confidence == pytest.approx((0.25, 0.5, 0.75, 0.9))
+    assert curves.score.accuracy == (0.0, 1.0, 0.0, 1.0)
+
+
+def test_without_another_score_there_is_nothing_to_compare(case: Case) -> None:
+    found, curves = case.measure()
+    assert (found.augrc_plain, found.score_ece, found.out_of_domain) == (None, None, None)
+    assert (found.heads[0].ece_plain, curves.score) == (None, None)
 
 
 def test_without_a_threshold_everything_is_escalated(case: Case) -> None:

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from distill import certify, pipeline, recipe
+from distill import certify, correctness, familiarity, pipeline, recipe
 from distill.corpus import Material, collect
 from distill.progress import Narrator
 from distill.train import gold_of
 from distill.workspace import Workspace
 from exporters import quantize
+from gateway.contract import measures
 from gateway.contract.bundle import Bundle, open_bundle
 from gateway.contract.examples import Example
-from gateway.contract.manifest import Parity
+from gateway.contract.manifest import Correctness, HeadCorrectness, Parity, Signal
 from gateway.errors import BundleMissing, RecipeError, StageFailed
 from gateway.students.student import Student
 from gateway.types import Prediction
@@ -213,3 +214,72 @@ def test_a_graph_that_batch_mates_change_on_the_test_split_is_never_batched(
         batch_score_difference=difference,
     )
     assert pipeline._proven(found, parity).batch_invariant is kept
+
+
+def test_the_score_and_the_domain_go_from_their_fit_into_what_is_served(
+    shop: Shop, tmp_path: Path, material: Material, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So small a shop has rows for neither: the bounds are lowered, and the score is given."""
+    given = Correctness(
+        heads=(
+            HeadCorrectness(
+                head="intent",
+                bias=1.0,
+                signals=(Signal(name="distance", mean=10.0, scale=5.0, weight=-1.0),),
+            ),
+            HeadCorrectness(head="urgency"),
+            HeadCorrectness(head="risk"),
+        ),
+        slope=1.5,
+        bias=0.25,
+        rows=len(material.splits.calibration),
+    )
+    monkeypatch.setattr(familiarity, "_LEAST_KNOWN", 20)
+    monkeypatch.setattr(correctness, "fit", lambda *_, **__: given)
+    folder = shop.copy(tmp_path)
+    path = folder / recipe.FILE_NAME
+    shops.edit(path, {"certificate": {"alpha": 0.5, "delta": 0.05}})
+    sealed = pipeline.distill(recipe.load(path), Workspace(folder), QUIET)
+    manifest = sealed.bundle.manifest
+    assert manifest.correctness == given
+    assert manifest.domain is not None
+    assert manifest.domain.calibration == len(material.splits.calibration)
+    assert manifest.domain.rows == len(material.splits.train)
+    assert all(vector.distance is not None for vector in manifest.golden.vectors)
+    (point,) = manifest.operating_points
+    said, right = judged(sealed.bundle, material.splits.certification)
+    assert all(each.familiarity is not None for each in said)
+    bar = np.inf if point.threshold is None else point.threshold
+    answered = [each.score >= bar and not each.truncated for each in said]
+    assert point.coverage == pytest.approx(sum(answered) / len(answered))
+    undetected = sum(a and not r for a, r in zip(answered, right, strict=True))
+    assert point.undetected_error == pytest.approx(undetected / len(right))
+    evaluation = manifest.reports.evaluation
+    assert evaluation
+    tested, correct = judged(sealed.bundle, material.splits.test)
+    wrong = ~np.array(correct)
+    scores = np.array([each.score for each in tested])
+    assert evaluation.augrc == pytest.approx(measures.augrc(scores, wrong))
+    plain = Student(sealed.bundle).calibration
+    logits = np.concatenate([Student(sealed.bundle).raw([row.text]).logits
+                             for row in material.splits.test])  # fmt: skip
+    assert evaluation.augrc_plain == pytest.approx(measures.augrc(plain.read(logits)[1], wrong))
+    assert evaluation.score_ece == pytest.approx(measures.calibration_error(scores, ~wrong))
+    strange = [(each.familiarity or 0.0) < 0.01 for each in tested]
+    assert evaluation.out_of_domain == pytest.approx(sum(strange) / len(strange))
+    page = sealed.report.read_text()
+    assert "What the correctness score adds" in page
+    assert "all heads together" in page
+    assert "look unlike what the student was taught" in page
+
+
+def test_a_recipe_may_do_without_score_and_domain(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(familiarity, "_LEAST_KNOWN", 20)
+    folder = shop.copy(tmp_path)
+    path = folder / recipe.FILE_NAME
+    shops.edit(path, {"score": {"correctness": False, "out_of_domain": False}})
+    manifest = pipeline.distill(recipe.load(path), Workspace(folder), QUIET).bundle.manifest
+    assert (manifest.correctness, manifest.domain) == (None, None)
+    assert [entry.name for entry in manifest.files] == ["CARD.md", "model.onnx", "tokenizer.json"]

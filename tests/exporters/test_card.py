@@ -5,11 +5,14 @@ from __future__ import annotations
 from exporters.card import card
 from gateway.contract.manifest import (
     Certificate,
+    Correctness,
+    Domain,
     Evaluation,
     Golden,
     Graph,
     Head,
     HeadCalibration,
+    HeadCorrectness,
     HeadKind,
     HeadQuality,
     InputLimits,
@@ -19,6 +22,7 @@ from gateway.contract.manifest import (
     Parity,
     Provenance,
     Reports,
+    Signal,
     SliceQuality,
     Task,
     Trial,
@@ -157,6 +161,24 @@ def test_a_missing_certificate_or_threshold_is_not_hidden() -> None:
     assert "every request goes to the teacher" in card(_manifest())
     assert "no threshold could be certified" in card(_manifest(points=(_point(None, None),)))
     assert "This is not certified." in card(_manifest(points=(_point(0.9, None),)))
+
+
+def test_the_score_and_the_domain_are_told_in_words() -> None:
+    signals = (Signal(name="margin", mean=1.0, scale=1.0, weight=1.0),
+               Signal(name="distance", mean=1.0, scale=1.0, weight=-1.0))  # fmt: skip
+    heads = (HeadCorrectness(head="intent", signals=signals), HeadCorrectness(head="risk"))
+    text = card(
+        _manifest().model_copy(
+            update={
+                "correctness": Correctness(heads=heads, rows=900),
+                "domain": Domain(dimensions=128, centres=77, rows=8000, calibration=900),
+            }
+        )
+    )
+    assert "from distance, margin, fitted on 900 rows" in text
+    assert "it knows 77 kinds of texts, fitted on 8000 rows" in text
+    assert "ranks a text's distance to them among 900 others" in text
+    assert "kinds of texts" not in card(_manifest())
 
 
 def test_quality_parity_latency_and_trials_are_shown() -> None:

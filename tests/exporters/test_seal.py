@@ -13,10 +13,14 @@ from exporters import benchmark, graph, int8, parity, seal
 from exporters.activations import observe
 from gateway.contract.bundle import open_bundle
 from gateway.contract.calibration import Calibration
+from gateway.contract.domain import Familiarity
 from gateway.contract.encoding import Encoding
 from gateway.contract.manifest import (
+    Correctness,
+    Domain,
     Head,
     HeadCalibration,
+    HeadCorrectness,
     HeadKind,
     InputLimits,
     Provenance,
@@ -76,6 +80,56 @@ def test_golden_vectors_are_what_the_session_says_of_distinct_texts(student: Stu
     again = parity.alone(student.session, [vector.tokens for vector in golden.vectors])
     np.testing.assert_array_equal(again, logits)
     assert golden.tolerance == pytest.approx(max(1e-3, 0.05 * logits.std()))
+
+
+def test_a_domain_is_sealed_with_its_golden_distances(
+    fp32: bytes,
+    tokenizer: bytes,
+    task: Task,
+    parts: tuple[HeadCalibration, ...],
+    limits: InputLimits,
+    tmp_path: Path,
+) -> None:
+    described = graph.describe(fp32, precision="fp32", recipe="fp32", batch_invariant=True)
+    hidden = described.hidden
+    numbers = Familiarity(
+        projection=np.eye(hidden, dtype=np.float32),
+        centres=np.zeros((1, hidden), np.float32),
+        known=np.arange(3, dtype=np.float32),
+    )
+    domain = Domain(dimensions=hidden, centres=1, rows=9, calibration=3)
+    heads = tuple(HeadCorrectness(head=head.name) for head in task.heads)
+    path = seal.seal(
+        role="student",
+        task=task,
+        limits=limits,
+        graph=described,
+        calibration=parts,
+        operating_points=(),
+        model=fp32,
+        tokenizer=tokenizer,
+        golden_texts=TEXTS,
+        provenance=Provenance(created_at="2026-01-02T03:04:05+00:00"),
+        reports=Reports(),
+        parent=tmp_path,
+        correctness=Correctness(heads=heads, rows=7),
+        domain=(domain, numbers.content()),
+    )
+    sealed = Student(open_bundle(path))
+    assert (path / "domain.f32").read_bytes() == numbers.content()
+    manifest = sealed.bundle.manifest
+    assert manifest.correctness
+    assert manifest.correctness.rows == 7
+    lengths = []
+    for vector in manifest.golden.vectors:
+        pooled = sealed.session.run([vector.tokens])[1][0]
+        lengths.append(float(np.sqrt((pooled.astype(np.float64) ** 2).sum())))
+        assert vector.distance == pytest.approx(lengths[-1], rel=1e-5)
+    assert manifest.golden.distance_tolerance == pytest.approx(1e-3 * np.mean(lengths), rel=1e-5)
+    assert not sealed.session.masked  # and rows of several lengths say what each says alone
+    together = sealed.raw(TEXTS[:3]).distances
+    alone = [sealed.raw([text]).distances for text in TEXTS[:3]]
+    assert together == pytest.approx(np.concatenate([each for each in alone if each is not None]))
 
 
 def test_fp32_is_held_to_a_thousandth(

@@ -179,7 +179,6 @@ def test_the_rules_of_the_settings_are_kept(tmp_path: Path) -> None:
     [
         ({}, [Route.FALLBACK, Route.ABSTAIN]),
         ({"on_unavailable": "abstain"}, [Route.ABSTAIN, Route.ABSTAIN]),
-        ({"on_unavailable_high_risk": "student"}, [Route.FALLBACK, Route.FALLBACK]),
     ],
 )
 def test_what_happens_without_the_teacher_is_as_the_settings_say(
@@ -244,7 +243,7 @@ def test_drawn_answers_are_audited_before_the_gateway_has_closed(tmp_path: Path)
         return gateway
 
     gateway = asyncio.run(work())
-    assert gateway.audits_skipped("tickets") == {"busy": 0, "failed": 0}
+    assert gateway.audits_skipped("tickets") == {"busy": 0, "down": 0, "failed": 0}
     said = gateway.metrics.render().decode()
     compared = [line for line in said.splitlines() if line.startswith("understudy_comparisons")]
     assert {line.split()[-1] for line in compared if 'source="audit"' in line} == {"3.0"}
@@ -260,7 +259,7 @@ def test_skipped_audits_are_shown_by_cause(tmp_path: Path) -> None:
         return gateway
 
     gateway = asyncio.run(work())
-    assert gateway.audits_skipped("tickets") == {"busy": 0, "failed": 3}
+    assert gateway.audits_skipped("tickets") == {"busy": 0, "down": 0, "failed": 3}
     assert gateway.audits_skipped("other") == {}
     said = gateway.metrics.render().decode()
     assert 'understudy_shadow_skipped_total{cause="failed"} 3.0' in said

@@ -18,6 +18,7 @@ from gateway.types import Instance
 
 HASH = "0" * 64
 TASK = {"student": {"bundle": "bundles/student"}, "teacher": {"bundle": "bundles/teacher"}}
+CHAT = {"url": "https://host.example/v1", "model": "m"}
 
 
 @pytest.fixture(autouse=True)
@@ -109,10 +110,10 @@ def test_prices_are_exact(path: Path) -> None:
         ({"student": {"bundle": "x", "workers": "all"}}, "tasks.tickets.student.workers"),
         ({"student": {"bundle": "x", "queue": 0}}, "tasks.tickets.student.queue"),
         ({"student": {"bundle": "x", "max_batch": 0}}, "tasks.tickets.student.max_batch"),
-        ({"teacher": {}}, "tasks.tickets.teacher: name either a bundle or a script"),
+        ({"teacher": {}}, "tasks.tickets.teacher: name one kind of teacher: bundle, scripted, "),
         (
             {"teacher": {"bundle": "x", "scripted": {}}},
-            "tasks.tickets.teacher: name either a bundle or a script",
+            "tasks.tickets.teacher: name one kind of teacher: bundle, scripted, ",
         ),
         ({"teacher": {"bundle": "x", "timeout_s": 0}}, "tasks.tickets.teacher.timeout_s"),
         ({"teacher": {"bundle": "x", "timeout_s": float("inf")}}, "tasks.tickets.teacher.time"),
@@ -122,8 +123,51 @@ def test_prices_are_exact(path: Path) -> None:
             {"teacher": {"scripted": {"fail_every": 0}}},
             "tasks.tickets.teacher.scripted.fail_every",
         ),
+        (
+            {"teacher": {"openai": {"url": "ftp://x", "model": "m"}}},
+            "tasks.tickets.teacher.openai: url: not a plain URL",
+        ),
+        ({"teacher": {"openai": {"url": "http://x"}}}, "tasks.tickets.teacher.openai.model"),
+        (
+            {"teacher": {"openai": CHAT | {"samples": 3}}},
+            "tasks.tickets.teacher.openai: samples of temperature 0 are all the same",
+        ),
+        (
+            {"teacher": {"openai": CHAT | {"samples": 3, "temperature": 1, "logprobs": True}}},
+            "tasks.tickets.teacher.openai: samples and logprobs are two ways to one end",
+        ),
+        (
+            {"teacher": {"openai": CHAT | {"extra": {"stream": True}}}},
+            "tasks.tickets.teacher.openai: extra.stream: the gateway writes this key itself",
+        ),
+        (
+            {"teacher": {"openai": CHAT | {"structured": "yes"}}},
+            "tasks.tickets.teacher.openai.structured",
+        ),
+        (
+            {"teacher": {"openai": CHAT | {"input_usd_per_million": -1}}},
+            "tasks.tickets.teacher.openai.input_usd_per_million",
+        ),
         ({"policy": {"threshold": 1.1}}, "tasks.tickets.policy.threshold"),
         ({"policy": {"on_unavailable": "guess"}}, "tasks.tickets.policy.on_unavailable"),
+        (
+            {"policy": {"on_unavailable_high_risk": "student"}},
+            "tasks.tickets.policy.on_unavailable_high_risk: a request of high risk is never",
+        ),
+        (
+            {"policy": {"on_exhausted_high_risk": "student"}},
+            "tasks.tickets.policy.on_exhausted_high_risk: a request of high risk is never",
+        ),
+        (
+            {"budget": {"usd_per_day": 1}},
+            "tasks.tickets: budget.usd_per_day cannot be kept, as it is not known what a call",
+        ),
+        (
+            {"budget": {"usd_per_hour": 1, "usd_per_call": 0.01, "expiry_s": 10}},
+            "tasks.tickets: budget.expiry_s 10 must be above teacher.timeout_s 10",
+        ),
+        ({"budget": {"requests_per_second": 0}}, "tasks.tickets.budget.requests_per_second"),
+        ({"budget": {"audit_reserve": 1.1}}, "tasks.tickets.budget.audit_reserve"),
         ({"audit": {"share": 1.1}}, "tasks.tickets.audit.share"),
         ({"prices": {"teacher_usd_per_1000": -1}}, "tasks.tickets.prices.teacher_usd_per_1000"),
         ({"policy": {"rules": [{"name": "a b"}]}}, "tasks.tickets.policy.rules.0.name"),

@@ -43,17 +43,28 @@ def _mark(field: FieldInfo) -> str:
 
 
 def _keys(
-    model: type[BaseModel], prefix: str = "", given: BaseModel | None = None
+    model: type[BaseModel],
+    prefix: str = "",
+    given: BaseModel | None = None,
+    within: tuple[type[BaseModel], ...] = (),
 ) -> Iterator[tuple[str, Any]]:
-    """(dotted key, its default) of every value that a document of this model may hold."""
+    """(dotted key, its default) of every value that a document of this model may hold.
+
+    What a model holds of its own kind has the keys that are explained already, and is one value.
+    """
+    within = (*within, model)
     for name, field in model.model_fields.items():
         if field.exclude:
             continue
-        inner = _models(field.annotation)
+        inner = [
+            part
+            for part in _models(field.annotation)
+            if not any(issubclass(outer, part) for outer in within)
+        ]
         default = field.get_default(call_default_factory=True)
         for part in inner:
             whole = default if isinstance(default, BaseModel) else None
-            yield from _keys(part, f"{prefix}{name}{_mark(field)}.", whole)
+            yield from _keys(part, f"{prefix}{name}{_mark(field)}.", whole, within)
         if not inner:
             yield prefix + name, _default(field, getattr(given, name, None))
 
@@ -95,6 +106,7 @@ def test_every_metric_is_explained_with_its_type() -> None:
     metrics = Metrics([TASK])
     metrics.follow_records(dict)
     metrics.follow_skips(dict)
+    metrics.follow_served(dict)
     types = dict(
         line.split()[2:4]
         for line in metrics.render().decode().splitlines()
@@ -116,6 +128,8 @@ def test_every_metric_is_explained_with_its_labels() -> None:
     followed = {
         "understudy_records_total": ("result",),
         "understudy_shadow_skipped_total": ("cause",),
+        "understudy_served_error_rate": ("task",),
+        "understudy_served_error_rate_upper": ("task",),
     }
     assert told == labels | followed
 
@@ -190,7 +204,9 @@ def test_every_route_and_reason_is_explained() -> None:
         schemas.PredictRequest, schemas.Input, schemas.Result, schemas.CostReply,
         schemas.TimingReply, schemas.StatsReply, schemas.TaskStats, schemas.ServingReply,
         schemas.CertificateReply, schemas.Speed, schemas.Escalation, schemas.Comparisons,
-        schemas.Amount, schemas.Costs, schemas.RecordCounts, schemas.TaskReply, schemas.TaskLimits,
+        schemas.Amount, schemas.Costs, schemas.BalanceReply, schemas.BudgetReply,
+        schemas.RecordCounts, schemas.TaskReply, schemas.TaskLimits,
+        schemas.ServedErrorReply, schemas.RateReply,
     ],
 )  # fmt: skip
 def test_every_key_that_goes_over_the_wire_is_named(model: type[BaseModel]) -> None:

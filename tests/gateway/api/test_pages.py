@@ -29,7 +29,7 @@ def test_stats_count_requests_by_route_and_say_what_serves(serve: Opener) -> Non
     assert task["serving"]["student"].startswith("tickets-")
     assert (task["serving"]["teacher"], task["serving"]["threshold"]) == ("scripted", 0.9)
     assert task["serving"]["audit_share"] == 0.0
-    assert task["audits_skipped"] == {"busy": 0, "failed": 0}
+    assert task["audits_skipped"] == {"busy": 0, "down": 0, "failed": 0}
     assert stats["draining"] is False
     records = stats["records"]
     assert records["stored"] + records["waiting"] == 4

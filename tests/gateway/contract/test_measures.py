@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 
 import numpy as np
@@ -166,3 +167,29 @@ def test_the_undetected_error_never_falls_as_more_is_answered(seed: int) -> None
     assert (np.diff(undetected) >= 0).all()
     assert undetected[-1] == pytest.approx(wrong.mean())
     assert coverage[-1] == 1.0
+
+
+def test_losses_of_nothing_are_bounded_by_bets_that_always_win() -> None:
+    """The stake is sqrt(2 ln 20 / (n v)), v the variance so far, begun at 1/4; at most 1."""
+    losses = np.zeros(100)
+    mean = 0.05
+    stake_on_the_first = math.sqrt(2 * math.log(20) / (100 * 0.25))
+    first = measures.betting_p_value(losses[:1], mean)
+    assert first == pytest.approx(1 / (1 + min(1.0, stake_on_the_first * 10) * mean))
+    assert measures.betting_p_value(losses, mean) <= 0.05
+    assert measures.betting_p_value(losses, 0.01) > 0.05
+
+
+def test_losses_above_the_mean_prove_nothing() -> None:
+    assert measures.betting_p_value(np.full(100, 0.5), 0.4) == 1.0
+    assert measures.betting_p_value(np.ones(3), 0.0) == 1.0
+    assert measures.betting_p_value(np.zeros(0), 0.5) == 1.0
+    assert measures.betting_bound(np.zeros(0), 0.05) == 1.0
+
+
+def test_the_bound_of_losses_is_where_their_p_value_is_delta() -> None:
+    losses = np.tile([0.0, 0.0, 0.25, 0.0], 100)
+    bound = measures.betting_bound(losses, 0.05)
+    assert 0.0625 < bound < 0.11  # the mean is 1/16
+    assert measures.betting_p_value(losses, bound + 1e-6) <= 0.05
+    assert measures.betting_p_value(losses, bound - 1e-6) > 0.05

@@ -15,10 +15,12 @@ import re2
 import structlog
 
 from gateway.contract.bundle import open_bundle
-from gateway.errors import DeadlinePassed, Draining, Overloaded
-from gateway.routing.cascade import Cascade, OnUnavailable, Rung
+from gateway.errors import DeadlinePassed, Draining, Overloaded, Unanswered
+from gateway.routing.cascade import Cascade, Rung
 from gateway.routing.policy import EscalationPolicy
 from gateway.routing.risk import TextRule
+from gateway.routing.unavailable import ByRisk, Instead, Unavailable
+from gateway.shadow.coins import Coins
 from gateway.students.batching import Batcher
 from gateway.students.student import Student
 from gateway.students.workers import ThreadWorker
@@ -73,7 +75,7 @@ class Room:
     told: tuple[Told, ...] = (Told(),)
     fail_every: int | None = None
     threshold: float | None = THRESHOLD
-    fallback: OnUnavailable = field(default_factory=OnUnavailable)
+    unavailable: Unavailable = field(default_factory=Unavailable)
     prices: Prices = PRICES
     audit_share: float = 0.0
     calls: int = 0
@@ -104,8 +106,8 @@ class Room:
                 teacher=Guard(teacher, timeout_s=30.0, concurrency=self.concurrency),
                 prices=self.prices,
                 observers=self.told,
-                fallback=self.fallback,
-                audit_share=self.audit_share,
+                unavailable=self.unavailable,
+                coins=Coins(self.audit_share),
                 clock=lambda: 1_700_000_000.0,
             )
             left = self.deadline_s
@@ -210,11 +212,20 @@ def test_an_unsure_answer_stands_when_the_teacher_is_down(room: Room) -> None:
 
 def test_a_policy_may_forbid_the_fallback(room: Room) -> None:
     room.fail_every = 1
-    room.fallback = OnUnavailable(ordinary=False, high_risk=True)
-    unsure, risky = room.answer(UNSURE, RISKY)
+    room.unavailable = Unavailable(failed=ByRisk(ordinary=Instead.ABSTAIN))
+    (unsure,) = room.answer(UNSURE)
     assert unsure.route is Route.ABSTAIN
     assert unsure.prediction is None
-    assert risky.route is Route.FALLBACK
+
+
+def test_a_policy_may_let_a_request_fail_and_then_nobody_is_told_of_any_answer(room: Room) -> None:
+    room.fail_every = 2
+    room.unavailable = Unavailable(failed=ByRisk(ordinary=Instead.ERROR))
+    with pytest.raises(Unanswered, match=r"low_confidence.*teacher_unavailable") as problem:
+        room.answer(CONFIDENT, UNSURE, UNSURE)
+    assert problem.value.mend == "send the request again later"
+    assert room.calls == 2
+    assert [told.answers for told in room.told] == [[], []]
 
 
 @pytest.mark.parametrize("wish", [Wish.AUTO, Wish.STUDENT, Wish.TEACHER])
@@ -368,7 +379,7 @@ def test_a_gateway_on_its_way_out_says_so(room: Room) -> None:
             teacher=Guard(ScriptedTeacher(TASK, labels={}), timeout_s=30.0, concurrency=8),
             prices=PRICES,
             observers=(),
-            fallback=OnUnavailable(),
+            unavailable=Unavailable(),
         )
         await batcher.close()
         await cascade.answer([Instance(CONFIDENT)])

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import product
 
+import numpy as np
 import pytest
 import re2
 
-from gateway.routing.policy import EscalationPolicy
+from gateway.contract.certificate import Fault
+from gateway.contract.manifest import Head, HeadKind
+from gateway.routing.policy import EscalationPolicy, Warrant
 from gateway.routing.risk import Rule, TextRule
-from gateway.types import Decision, Instance, Prediction, Reason, Wish
+from gateway.routing.severity import Severity, costs_of, critical_of
+from gateway.types import Decision, HeadPrediction, Instance, Prediction, Reason, Wish
 
 THRESHOLD = 0.8
 RISKY = Instance("I will call my lawyer")
@@ -123,3 +128,78 @@ def test_the_first_rule_that_holds_is_named() -> None:
 
 def test_a_policy_without_rules_finds_nothing_risky() -> None:
     assert not EscalationPolicy(threshold=THRESHOLD).decide(RISKY, said()).escalate
+
+
+def spoken(fraud: float, *, score: float = 0.9) -> Prediction:
+    """Says refund; so probable is fraud."""
+    chances = np.array([1.0 - fraud, fraud], np.float32)
+    head = HeadPrediction("intent", ("refund",), 1.0 - fraud, chances)
+    return Prediction(heads=(head,), score=score, truncated=False, bundle="b" * 64)
+
+
+INTENT = Head(name="intent", kind=HeadKind.CHOICE, labels=("refund", "fraud"))
+CRITICAL = critical_of((INTENT,), {"intent": ["fraud"]}, 0.25, where="here")
+SEVERITY = Severity(
+    (costs_of(INTENT, {"fraud": {"refund": 8.0}}, {}, where="here", right_may_cost=False),), bar=1.0
+)
+EVERYTHING = EscalationPolicy(
+    threshold=THRESHOLD, rules=RULES, critical=CRITICAL, severity=SEVERITY
+)
+
+
+@pytest.mark.parametrize(
+    ("fraud", "reasons", "detail"),
+    [
+        (0.5, (Reason.SEVERITY,), "critical"),  # the loss is 4 units as well
+        (0.25, (Reason.SEVERITY,), "critical"),
+        (0.1875, (Reason.SEVERITY,), "intent"),  # 1.5 units
+        (0.125, (Reason.CONFIDENT,), ""),  # 1 unit, just the price
+    ],
+)
+def test_critical_labels_come_before_expected_losses(
+    fraud: float, reasons: tuple[Reason, ...], detail: str
+) -> None:
+    decision = EVERYTHING.decide(PLAIN, spoken(fraud))
+    assert (decision.reasons, decision.detail) == (reasons, detail)
+    assert decision.escalate is (Reason.SEVERITY in reasons)
+
+
+def test_all_gates_that_hold_are_kept_in_their_order() -> None:
+    decision = EVERYTHING.decide(RISKY, spoken(0.5, score=0.1))
+    assert decision.reasons == (Reason.HIGH_RISK, Reason.SEVERITY, Reason.LOW_CONFIDENCE)
+    assert decision.detail == "legal"
+
+
+def test_a_caller_who_asks_for_the_student_gets_it_past_all_doubts() -> None:
+    decision = EVERYTHING.decide(PLAIN, spoken(0.5, score=0.1), Wish.STUDENT)
+    assert not decision.escalate
+    assert decision.reasons == (Reason.REQUESTED, Reason.SEVERITY, Reason.LOW_CONFIDENCE)
+    assert decision.detail == ""
+
+
+@pytest.mark.parametrize(
+    ("fraud", "score", "now"),
+    list(product([0.0, 0.125, 0.1875, 0.25, math.nan], [0.5, 0.8, math.nan], [0.0, 99.0, 100.0])),
+)
+def test_the_decision_is_that_of_its_gates(fraud: float, score: float, now: float) -> None:
+    """The confident are decided without looking gate by gate, and must not be decided otherwise."""
+    policy = replace(EVERYTHING, warrant=Warrant(None, None, expires=100.0))
+    prediction = spoken(fraud, score=score)
+    held = [gate for gate in policy.gates(PLAIN, prediction, now=now) if gate.holds]
+    decision = policy.decide(PLAIN, prediction, now=now)
+    assert decision.escalate is bool(held)
+    assert decision.reason is (held[0].reason if held else Reason.CONFIDENT)
+
+
+@pytest.mark.parametrize(
+    ("fault", "now", "detail"),
+    [(Fault.OTHER_STUDENT, 0.0, "other student"), (None, 100.0, "expired"), (None, 99.0, "")],
+)
+def test_a_void_certificate_escalates_everything_and_is_named(
+    fault: Fault | None, now: float, detail: str
+) -> None:
+    policy = EscalationPolicy(threshold=0.8, warrant=Warrant(None, fault, expires=100.0))
+    decision = policy.decide(PLAIN, said(1.0), now=now)
+    assert decision.escalate is bool(detail)
+    assert decision.detail == detail
+    assert decision.reason is (Reason.NO_CERTIFICATE if detail else Reason.CONFIDENT)

@@ -1,21 +1,21 @@
-"""The audit: the right share is drawn, observers are told, and nothing is in the way."""
+"""The audit: what was drawn is shown, observers are told, and nothing is in the way."""
 
 from __future__ import annotations
 
 import asyncio
-import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-import pytest
-
 from gateway.shadow.audit import Auditor, Skip
 from gateway.teachers.base import Said
+from gateway.teachers.breaker import Breaker, Limits
 from gateway.teachers.guard import Guard
 from gateway.teachers.scripted import ScriptedTeacher
 from gateway.telemetry.pricing import Prices
-from gateway.types import Answer, Audit, Instance
-from tests.gateway.telemetry.answers import TICKETS, confident
+from gateway.types import Answer, Audit, Coin, Instance
+from tests.gateway.telemetry.answers import TICKETS, confident, identity
+from tests.gateway.telemetry.clock import Clock
 
 PRICES = Prices(teacher_usd_per_1000=Decimal("2.5"))
 
@@ -32,18 +32,6 @@ class Told:
     def audited(self, audit: Audit) -> None:
         """Remember it."""
         self.audits.append(audit)
-
-
-class Coin(random.Random):
-    """Falls as it is told, side after side."""
-
-    def __init__(self, *falls: float) -> None:
-        super().__init__(0)
-        self._falls = list(falls)
-
-    def random(self) -> float:
-        """The next fall."""
-        return self._falls.pop(0)
 
 
 class Patient(ScriptedTeacher):
@@ -63,16 +51,20 @@ class Patient(ScriptedTeacher):
 def auditor(
     teacher: ScriptedTeacher,
     *told: Told,
-    coin: random.Random | None = None,
     prices: Prices = PRICES,
     places: int = 64,
+    skipped: Callable[[Answer], None] = lambda _answer: None,
 ) -> Auditor:
     return Auditor(
         teacher=Guard(teacher, timeout_s=30.0, concurrency=places),
         prices=prices,
         observers=told,
-        random_source=coin or random.Random(0),
+        skipped=skipped,
     )
+
+
+def drawn(number: int = 1, coin: Coin = Coin.UNIFORM) -> Answer:
+    return confident(number, audit_propensity=1.0, coin=coin)
 
 
 def test_a_drawn_answer_is_shown_to_the_teacher_and_every_observer_is_told() -> None:
@@ -80,7 +72,7 @@ def test_a_drawn_answer_is_shown_to_the_teacher_and_every_observer_is_told() -> 
         teacher = ScriptedTeacher(TICKETS, labels={"intent": "login"})
         one, two = Told(), Told()
         audits = auditor(teacher, one, two)
-        answer = confident(audit_propensity=1.0)
+        answer = drawn()
         audits.answered(answer)
         assert one.audits == []  # the reply does not wait for it
         await audits.close()
@@ -96,55 +88,32 @@ def test_a_drawn_answer_is_shown_to_the_teacher_and_every_observer_is_told() -> 
     asyncio.run(work())
 
 
-@pytest.mark.parametrize(
-    ("fall", "share", "drawn"),
-    [
-        (0.0, 0.0, 0),  # a share of nothing draws nothing
-        (0.0, 0.02, 1),
-        (0.019, 0.02, 1),
-        (0.02, 0.02, 0),  # [0, 1) is cut at the share, which is not in
-        (0.999, 1.0, 1),  # a share of all draws all
-    ],
-)
-def test_the_coin_is_held_against_the_propensity_of_the_answer(
-    fall: float, share: float, drawn: int
-) -> None:
+def test_an_answer_that_was_not_drawn_is_not_shown() -> None:
     async def work() -> None:
-        told = Told()
-        audits = auditor(ScriptedTeacher(TICKETS, labels={}), told, coin=Coin(fall))
-        audits.answered(confident(audit_propensity=share))
+        told, teacher = Told(), ScriptedTeacher(TICKETS, labels={})
+        audits = auditor(teacher, told)
+        audits.answered(confident(audit_propensity=1.0))
+        audits.answered(drawn(2, Coin.TARGETED))
         await audits.close()
-        assert len(told.audits) == drawn
+        assert [audit.answer.id for audit in told.audits] == [identity(2)]
+        assert teacher.calls == 1
 
     asyncio.run(work())
-
-
-def test_the_share_that_is_drawn_is_the_propensity() -> None:
-    async def work() -> int:
-        told = Told()
-        audits = auditor(ScriptedTeacher(TICKETS, labels={}), told)
-        for number in range(2_000):
-            audits.answered(confident(number, audit_propensity=0.1))
-            await asyncio.sleep(0)
-        await audits.close()
-        assert audits.skipped.total() == 0
-        return len(told.audits)
-
-    # 2000 * 0.1 = 200, with a standard deviation of sqrt(2000 * 0.1 * 0.9) = 13.4: four of them.
-    assert 146 <= asyncio.run(work()) <= 254
 
 
 def test_audits_above_the_bound_are_skipped_and_counted() -> None:
     async def work() -> None:
         told, teacher = Told(), Patient()
-        audits = auditor(teacher, told)
+        void: list[Answer] = []
+        audits = auditor(teacher, told, skipped=void.append)
         for number in range(40):
-            audits.answered(confident(number, audit_propensity=1.0))
-        assert audits.skipped == {Skip.BUSY: 8, Skip.FAILED: 0}  # 32 at once
+            audits.answered(drawn(number))
+        assert +audits.skipped == {Skip.BUSY: 8}  # 32 at once
+        assert [answer.id for answer in void] == [identity(number) for number in range(32, 40)]
         teacher.free.set()
         await audits.close()
         assert len(told.audits) == 32
-        audits.answered(confident(audit_propensity=1.0))  # there is room again
+        audits.answered(drawn())  # there is room again
         await audits.close()
         assert len(told.audits) == 33
         assert audits.skipped.total() == 8
@@ -157,10 +126,11 @@ def test_an_audit_never_waits_for_a_place_of_the_teacher() -> None:
         told, teacher = Told(), Patient()
         audits = auditor(teacher, told, places=2)
         for number in range(5):
-            audits.answered(confident(number, audit_propensity=1.0))
-        await asyncio.sleep(0)  # the first two take the places, the others find none
+            audits.answered(drawn(number))
+        for _ in range(5):  # the first two take the places, the others find none
+            await asyncio.sleep(0)
         assert teacher.calls == 2
-        assert audits.skipped == {Skip.BUSY: 3, Skip.FAILED: 0}
+        assert +audits.skipped == {Skip.BUSY: 3}
         teacher.free.set()
         await audits.close()
         assert len(told.audits) == 2
@@ -171,11 +141,15 @@ def test_an_audit_never_waits_for_a_place_of_the_teacher() -> None:
 def test_a_teacher_that_fails_is_counted_and_told_to_nobody() -> None:
     async def work() -> None:
         told = Told()
-        audits = auditor(ScriptedTeacher(TICKETS, labels={}, fail_every=1), told)
-        audits.answered(confident(audit_propensity=1.0))
+        void: list[Answer] = []
+        teacher = ScriptedTeacher(TICKETS, labels={}, fail_every=1)
+        audits = auditor(teacher, told, skipped=void.append)
+        answer = drawn()
+        audits.answered(answer)
         await audits.close()
         assert told.audits == []
-        assert audits.skipped == {Skip.BUSY: 0, Skip.FAILED: 1}
+        assert void == [answer]
+        assert +audits.skipped == {Skip.FAILED: 1}
 
     asyncio.run(work())
 
@@ -184,7 +158,7 @@ def test_closing_waits_for_the_audits_that_run() -> None:
     async def work() -> None:
         told, teacher = Told(), Patient()
         audits = auditor(teacher, told)
-        audits.answered(confident(audit_propensity=1.0))
+        audits.answered(drawn())
         closing = asyncio.create_task(audits.close())
         await asyncio.sleep(0)
         assert not closing.done()
@@ -200,8 +174,52 @@ def test_an_unknown_price_stays_unknown() -> None:
     async def work() -> None:
         told = Told()
         audits = auditor(ScriptedTeacher(TICKETS, labels={}), told, prices=Prices())
-        audits.answered(confident(audit_propensity=1.0))
+        audits.answered(drawn())
         await audits.close()
         assert told.audits[0].cost is None
+
+    asyncio.run(work())
+
+
+def test_a_teacher_that_is_left_alone_is_not_audited_until_it_has_recovered() -> None:
+    async def work() -> None:
+        told, clock = Told(), Clock()
+        teacher = ScriptedTeacher(TICKETS, labels={}, fail_every=1)
+        guard = Guard(
+            teacher,
+            timeout_s=30.0,
+            concurrency=4,
+            retries=3,
+            breaker=Breaker(Limits(failures=2), clock=clock),
+        )
+        audits = Auditor(
+            teacher=guard, prices=PRICES, observers=[told], skipped=lambda _answer: None
+        )
+        for number in range(4):
+            audits.answered(drawn(number))
+            await audits.close()
+        assert teacher.calls == 2  # an audit is asked once, whatever the settings say of retries
+        assert +audits.skipped == {Skip.FAILED: 2, Skip.DOWN: 2}
+        clock.now += 60.0  # one call may try again; it is not an audit's to make
+        audits.answered(drawn())
+        await audits.close()
+        assert teacher.calls == 2
+        assert audits.skipped[Skip.DOWN] == 3
+
+    asyncio.run(work())
+
+
+def test_an_audit_whose_answer_was_paid_for_already_costs_nothing() -> None:
+    async def work() -> None:
+        told, teacher = Told(), ScriptedTeacher(TICKETS, labels={})
+        guard = Guard(teacher, timeout_s=30.0, concurrency=4, coalesce=True)
+        audits = Auditor(
+            teacher=guard, prices=PRICES, observers=[told], skipped=lambda _answer: None
+        )
+        audits.answered(drawn())
+        audits.answered(drawn())  # the same text, at the same time
+        await audits.close()
+        assert teacher.calls == 1
+        assert sorted(audit.cost or 0 for audit in told.audits) == [0, 2500]
 
     asyncio.run(work())

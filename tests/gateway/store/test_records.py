@@ -15,7 +15,7 @@ from gateway.store import tables
 from gateway.store.database import writing
 from gateway.store.intake import StoreText, keep
 from gateway.store.records import Counts, Record, Selection, count, each, latest, purge
-from gateway.types import Answer, Audit, Cost, FieldValue, Instance, Reason, Route, Stages
+from gateway.types import Answer, Audit, Coin, Cost, FieldValue, Instance, Reason, Route, Stages
 from tests.gateway.store.times import DAY, NOON, at
 from tests.gateway.telemetry.answers import audit, confident, escalated, identity, prediction
 
@@ -38,7 +38,7 @@ def audit_rows(engine: Engine) -> list[dict[str, Any]]:
 
 
 def test_a_confident_answer_comes_back_as_it_was(engine: Engine) -> None:
-    store(engine, confident(1, text="hello"), text="full")
+    store(engine, confident(1, text="hello", coin=Coin.UNIFORM), text="full")
     assert only(engine) == Record(
         id=identity(1),
         at=1_700_000_001.0,
@@ -62,6 +62,8 @@ def test_a_confident_answer_comes_back_as_it_was(engine: Engine) -> None:
         stages=Stages(queue=0.001, student=0.002, teacher=0.0, total=0.004),
         audit_propensity=0.02,
         propensity=0.02,
+        audit_uniform=0.02,
+        coin=Coin.UNIFORM,
         failure="",
     )
 

@@ -24,7 +24,7 @@ from gateway.settings import environment_without_keys
 from gateway.students import process
 from gateway.students.batching import Batcher, Timed
 from gateway.students.process import ProcessWorker, _Line
-from gateway.students.student import Floats, Student
+from gateway.students.student import Raw, Student
 from gateway.students.workers import Ran
 from gateway.types import Prediction
 from tests.factories import CONFIDENT, UNSURE, tiny_bundle
@@ -334,9 +334,11 @@ class Frames:
 def test_a_child_says_that_it_is_ready_then_logits_then_leaves(student: Student) -> None:
     frames = Frames(student)
     assert frames.read() is None
-    logits, truncated, failures, started, ended = frames.ask(TEXTS)
-    np.testing.assert_array_equal(logits, student.raw(TEXTS)[0])
-    assert (truncated, failures) == ([False] * 4 + [True], {})
+    raw, failures, started, ended = frames.ask(TEXTS)
+    here = student.raw(TEXTS)
+    np.testing.assert_array_equal(raw.logits, here.logits)
+    np.testing.assert_array_equal(raw.lengths, here.lengths)
+    assert (raw.truncated, raw.distances, failures) == ([False] * 4 + [True], None, {})
     assert started <= ended
     frames.end()
 
@@ -367,18 +369,18 @@ def test_what_kept_the_child_from_opening_is_raised_here_as_it_was_there() -> No
     assert getattr(error, "mend", "") == "put it back"
 
 
-def poisoned(student: Student) -> Callable[[Sequence[str]], tuple[Floats, list[bool]]]:
+def poisoned(student: Student) -> Callable[[Sequence[str]], Raw]:
     """Logits as ever, but no batch with "poison" has any, and "nan" has one that is no number."""
     plain = student.raw
 
-    def raw(texts: Sequence[str]) -> tuple[Floats, list[bool]]:
+    def raw(texts: Sequence[str]) -> Raw:
         if "poison" in texts:
             raise ValueError("no such thing")
-        logits, truncated = plain(texts)
+        said = plain(texts)
         for place, text in enumerate(texts):
             if text == "nan":
-                logits[place, 0] = np.nan
-        return logits, truncated
+                said.logits[place, 0] = np.nan
+        return said
 
     return raw
 

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 from gateway.contract import bundle
 from gateway.contract.bundle import open_bundle
 from gateway.errors import BundleMismatch, StudentFailed
-from gateway.students.student import Session, Student
+from gateway.students.student import Raw, Session, Student
 from tests.factories import CONFIDENT, UNSURE, tiny_bundle
 
 TEXTS = (CONFIDENT, UNSURE, "urgent: my lawyer says fraud", "hello", "fraud " * 17)
@@ -128,12 +128,12 @@ def test_a_logit_that_is_not_finite_is_a_failure(student: Student, number: float
     logits = np.zeros((2, 5), np.float32)
     logits[1, 4] = number
     with pytest.raises(StudentFailed, match="not finite"):
-        student.interpret(logits, [False, False])
+        student.interpret(Raw(logits, [False, False], np.array([1, 1])))
 
 
 def test_a_graph_that_gives_another_number_of_rows_is_a_failure(student: Student) -> None:
     with pytest.raises(ValueError, match="zip"):
-        student.interpret(np.zeros((1, 5), np.float32), [False, False])
+        student.interpret(Raw(np.zeros((1, 5), np.float32), [False, False], np.array([1, 1])))
 
 
 def test_several_threads_may_ask_at_once(student: Student) -> None:

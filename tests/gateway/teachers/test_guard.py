@@ -1,20 +1,173 @@
-"""The guard: a call ends in time, and only so many run at once."""
+"""The guard: a call ends in time, only so many run at once, and a teacher that fails is spared."""
 
 from __future__ import annotations
 
 import asyncio
+import random
 import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
-from gateway.errors import TeacherTimeout, TeacherUnavailable
+from gateway.errors import (
+    BudgetExhausted,
+    TeacherError,
+    TeacherGarbled,
+    TeacherLimited,
+    TeacherRefused,
+    TeacherTimeout,
+    TeacherUnavailable,
+)
+from gateway.routing.budget import Reservation
 from gateway.teachers.base import Said
-from gateway.teachers.guard import Guard
+from gateway.teachers.breaker import Breaker, Limits, State
+from gateway.teachers.cache import AnswerCache
+from gateway.teachers.guard import Event, Guard, Outcome
+from gateway.teachers.hedges import HedgeBudget
+from gateway.teachers.retries import RetryBudget
 from gateway.teachers.scripted import ScriptedTeacher
-from gateway.types import Instance
+from gateway.types import Instance, Priority
 from tests.factories import TASK
+from tests.gateway.telemetry.clock import Clock
 
 ASKED = Instance("hello")
+SOON = 30.0  # seconds; far beyond what any wait here takes
+HANG = "hang"  # what a planned teacher may do: never answer
+
+
+class Planned(ScriptedTeacher):
+    """Does call by call as planned: raises, names its cost, or hangs. After that it just answers.
+
+    `begun` are the inputs in the order in which it was asked, `left` how many calls were cancelled.
+    """
+
+    def __init__(self, *plan: TeacherError | RuntimeError | int | str | None) -> None:
+        super().__init__(TASK, labels={})
+        self._plan = list(plan)
+        self.begun: list[Instance] = []
+        self.left = 0
+        self._more = asyncio.Event()
+
+    async def asked(self, times: int) -> None:
+        """Wait until it has been asked so often."""
+        while len(self.begun) < times:
+            self._more.clear()
+            await self._more.wait()
+
+    async def answer(self, instance: Instance) -> Said:
+        """Do what is next."""
+        self.begun.append(instance)
+        self._more.set()
+        turn = self._plan.pop(0) if self._plan else None
+        if isinstance(turn, Exception):
+            raise turn
+        if turn == HANG:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                self.left += 1
+                raise
+        said = await super().answer(instance)
+        return Said(said.prediction, cost=turn if isinstance(turn, int) else None)
+
+
+@dataclass
+class Counted:
+    """A watch that keeps what it is told."""
+
+    attempts: Counter[str] = field(default_factory=Counter)
+    events: Counter[str] = field(default_factory=Counter)
+    gone: bool = False
+
+    def attempted(self, outcome: Outcome) -> None:
+        """Count it."""
+        self.attempts[outcome.value] += 1
+
+    def noted(self, event: Event) -> None:
+        """Count it."""
+        self.events[event.value] += 1
+
+    def closed(self) -> None:
+        """Keep it."""
+        self.gone = True
+
+
+@dataclass
+class Wallet:
+    """A purse with money for so many calls. `settled`: the costs; "free": not begun."""
+
+    calls: int = 100
+    settled: list[int | str | None] = field(default_factory=list)
+    audits: int = 0
+
+    async def reserve(self, micro_usd: int | None, *, audit: bool = False) -> Reservation:
+        """Grant, or raise."""
+        assert micro_usd is None
+        await asyncio.sleep(0)
+        if not self.calls:
+            raise BudgetExhausted("all is spent")
+        self.calls -= 1
+        self.audits += audit
+        return _Held(self)
+
+
+class _Held:
+    def __init__(self, wallet: Wallet) -> None:
+        self._wallet = wallet
+
+    def settle(self, cost: int | None) -> None:
+        """Keep what it was."""
+        self._wallet.settled.append(cost)
+
+    def release(self) -> None:
+        """Keep that it was given back."""
+        self._wallet.settled.append("free")
+
+
+def guarded(teacher: ScriptedTeacher, **more: Any) -> Guard:
+    """A guard that retries once, and does not wait before it."""
+    given: dict[str, Any] = {"timeout_s": SOON, "concurrency": 8, "retries": 1, "sleep": Slept()}
+    return Guard(teacher, **(given | more))
+
+
+@dataclass
+class Slept:
+    """Waits no time, and remembers how long it would have been."""
+
+    pauses: list[float] = field(default_factory=list)
+
+    async def __call__(self, seconds: float) -> None:
+        """Let the others run."""
+        self.pauses.append(seconds)
+        await asyncio.sleep(0)
+
+
+def state(guard: Guard) -> State:
+    """Its breaker's state, which a type checker cannot know to be that of the line before."""
+    return guard.state
+
+
+class AtOnce(random.Random):
+    """Draws the shortest pause."""
+
+    def uniform(self, a: float, b: float) -> float:
+        """The lower end."""
+        return min(a, b)
+
+
+async def settled() -> None:
+    """Let everything go on that is not waiting for us."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def warmed(guard: Guard, *, seconds: float = 0.0) -> Guard:
+    """The same guard, whose teacher took so long for its last answers."""
+    for _ in range(20):
+        guard._pace.took(seconds)
+    return guard
 
 
 class Patient(ScriptedTeacher):
@@ -71,7 +224,7 @@ def test_a_call_waits_for_a_place_and_one_beyond_the_bound_is_refused_at_once() 
         teacher = Patient()
         guard = Guard(teacher, timeout_s=30.0, concurrency=2)
         calls = [asyncio.create_task(guard.answer(ASKED)) for _ in range(2 + 2 * 16)]
-        await asyncio.sleep(0)
+        await settled()
         assert teacher.waiting == 2  # the others wait for a place
         with pytest.raises(
             TeacherUnavailable, match="34 calls to scripted run or wait already"
@@ -165,7 +318,8 @@ def test_a_call_is_not_begun_with_less_time_than_half_of_the_answers_took() -> N
     async def work() -> None:
         teacher = ScriptedTeacher(TASK, labels={})
         guard = Guard(teacher, timeout_s=30.0, concurrency=1)
-        guard._durations.extend([1.0, 5.0, 9.0])
+        for seconds in (1.0, 5.0, 9.0):
+            guard._pace.took(seconds)
         with pytest.raises(TeacherTimeout, match=r"was not asked: .* half of its answers") as short:
             await guard.answer(ASKED, deadline=time.perf_counter() + 4.0)
         assert not short.value.asked
@@ -174,3 +328,523 @@ def test_a_call_is_not_begun_with_less_time_than_half_of_the_answers_took() -> N
         assert teacher.calls == 1
 
     asyncio.run(work())
+
+
+def test_a_call_that_failed_is_made_again_once() -> None:
+    async def work() -> None:
+        watch, slept = Counted(), Slept()
+        teacher = Planned(TeacherUnavailable("down"), 700)
+        guard = guarded(teacher, watch=watch, sleep=slept, random_source=random.Random(0))
+        said = await guard.answer(ASKED)
+        assert len(teacher.begun) == 2
+        assert watch.attempts == {"unavailable": 1, "ok": 1}
+        assert watch.events == {"retry": 1}
+        assert slept.pauses == [random.Random(0).uniform(0.0, 0.2)]
+        # One call said that it cost 700; that of the other is not known.
+        assert (said.cost, said.unpriced, said.asked) == (700, 1, True)
+        assert said.bill(2500) == 3200
+        assert said.bill(None) is None
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [
+        (TeacherUnavailable("down"), True),
+        (TeacherTimeout("late"), True),
+        (TeacherGarbled("nonsense"), True),
+        (TeacherLimited("too many"), True),
+        (TeacherRefused("wrong key"), False),
+        (BudgetExhausted("no money"), False),
+        (TeacherUnavailable("no place", asked=False), False),
+    ],
+)
+def test_it_is_asked_again_only_where_that_may_help(error: TeacherError, *, again: bool) -> None:
+    async def work() -> None:
+        teacher = Planned(error)
+        guard = guarded(teacher)
+        if again:
+            await guard.answer(ASKED)
+        else:
+            with pytest.raises(type(error)):
+                await guard.answer(ASKED)
+        assert len(teacher.begun) == 1 + again
+
+    asyncio.run(work())
+
+
+def test_what_is_garbled_twice_is_not_asked_a_third_time() -> None:
+    async def work() -> None:
+        garbled = Planned(*(TeacherGarbled("nonsense", cost=300) for _ in range(9)))
+        many = RetryBudget(1.0)
+        for _ in range(9):
+            many.called()
+        with pytest.raises(TeacherGarbled) as failed:
+            await guarded(garbled, retries=5, retry_budget=many).answer(ASKED)
+        assert len(garbled.begun) == 2
+        assert (failed.value.asked, failed.value.cost) == (True, 600)
+        down = Planned(*(TeacherUnavailable("down") for _ in range(9)))
+        with pytest.raises(TeacherUnavailable) as failed_too:
+            await guarded(down, retries=3, retry_budget=many).answer(ASKED)
+        assert len(down.begun) == 4
+        assert failed_too.value.cost is None  # none of the four said
+        assert (failed_too.value.unpriced, failed_too.value.bill(2500)) == (3, 10_000)
+        assert failed_too.value.bill(None) is None
+
+    asyncio.run(work())
+
+
+def test_when_all_calls_fail_a_tenth_is_made_again_and_no_more() -> None:
+    async def work() -> None:
+        watch, teacher = Counted(), Planned(*(TeacherUnavailable("down") for _ in range(300)))
+        never = Breaker(Limits(failures=1000, calls=1000))
+        guard = guarded(
+            teacher, watch=watch, breaker=never, retry_budget=RetryBudget(0.1, clock=Clock())
+        )
+        for number in range(200):
+            with pytest.raises(TeacherUnavailable):
+                await guard.answer(Instance(str(number)))
+        assert len(teacher.begun) == 220
+        assert watch.events == {"retry": 20}
+
+    asyncio.run(work())
+
+
+def test_a_teacher_that_says_when_to_come_back_is_not_asked_before() -> None:
+    async def work() -> None:
+        slept = Slept()
+        teacher = Planned(TeacherLimited("too many", retry_after=3.0))
+        await guarded(teacher, sleep=slept).answer(ASKED, deadline=time.perf_counter() + 20.0)
+        (pause,) = slept.pauses
+        assert 3.0 <= pause <= 3.2
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("left", [2.0, None])
+def test_a_wait_beyond_the_deadline_or_the_timeout_is_not_begun(left: float | None) -> None:
+    """Without a deadline nobody waits longer for a retry than for an answer."""
+
+    async def work() -> None:
+        teacher, slept = Planned(TeacherLimited("too many", retry_after=2.5)), Slept()
+        guard = guarded(teacher, timeout_s=2.5, sleep=slept)
+        deadline = None if left is None else time.perf_counter() + left
+        with pytest.raises(TeacherLimited):
+            await guard.answer(ASKED, deadline=deadline)
+        assert slept.pauses == []
+
+    asyncio.run(work())
+
+
+def test_an_audit_is_asked_once() -> None:
+    async def work() -> None:
+        teacher = Planned(TeacherUnavailable("down"))
+        with pytest.raises(TeacherUnavailable):
+            await guarded(teacher).answer(ASKED, priority=Priority.AUDIT)
+        assert len(teacher.begun) == 1
+
+    asyncio.run(work())
+
+
+def test_a_teacher_that_breaks_is_a_teacher_that_is_down() -> None:
+    async def work() -> None:
+        teacher = Planned(RuntimeError("a bug"), RuntimeError("a bug"))
+        with pytest.raises(TeacherUnavailable, match="scripted broke: RuntimeError") as broken:
+            await guarded(teacher).answer(ASKED)
+        assert broken.value.asked
+        assert isinstance(broken.value.__cause__, RuntimeError)
+
+    asyncio.run(work())
+
+
+def test_after_five_failures_the_teacher_is_left_alone_and_nobody_is_billed() -> None:
+    async def work() -> None:
+        clock, watch = Clock(), Counted()
+        teacher = Planned(*(TeacherUnavailable("down") for _ in range(5)))
+        guard = guarded(teacher, retries=0, breaker=Breaker(clock=clock), watch=watch)
+        for _ in range(5):
+            assert state(guard) is State.CLOSED
+            with pytest.raises(TeacherUnavailable, match="down") as failed:
+                await guard.answer(ASKED)
+            assert failed.value.asked
+        assert state(guard) is State.OPEN
+        for _ in range(100):
+            with pytest.raises(TeacherUnavailable, match="left alone for another 10 s") as spared:
+                await guard.answer(ASKED)
+            assert not spared.value.asked
+        assert len(teacher.begun) == 5
+        clock.now += 10.0
+        await guard.answer(ASKED)  # it has recovered
+        assert state(guard) is State.CLOSED
+        assert watch.attempts == {"unavailable": 5, "ok": 1}
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize(
+    ("error", "opens"),
+    [
+        (TeacherUnavailable("down"), True),
+        (TeacherTimeout("late"), True),
+        (TeacherGarbled("nonsense"), True),
+        (TeacherLimited("too many"), True),
+        (TeacherRefused("this request is wrong"), False),
+    ],
+)
+def test_whatever_makes_it_useless_opens_the_breaker(error: TeacherError, *, opens: bool) -> None:
+    async def work() -> None:
+        guard = guarded(Planned(*([error] * 5)), retries=0)
+        for _ in range(5):
+            with pytest.raises(type(error)):
+                await guard.answer(ASKED)
+        assert state(guard) is (State.OPEN if opens else State.CLOSED)
+
+    asyncio.run(work())
+
+
+def test_those_who_wait_for_a_place_when_it_opens_are_sent_away() -> None:
+    async def work() -> None:
+        teacher = Planned(TeacherUnavailable("down"))
+        guard = guarded(teacher, concurrency=1, retries=0, breaker=Breaker(Limits(failures=1)))
+        calls = [asyncio.create_task(guard.answer(ASKED)) for _ in range(10)]
+        errors = await asyncio.gather(*calls, return_exceptions=True)
+        assert len(teacher.begun) == 1
+        assert [isinstance(each, TeacherUnavailable) and each.asked for each in errors] == [
+            True,
+            *[False] * 9,
+        ]
+
+    asyncio.run(work())
+
+
+def test_a_retry_that_the_breaker_would_refuse_is_not_waited_for() -> None:
+    async def work() -> None:
+        slept, teacher = Slept(), Planned(TeacherUnavailable("down"))
+        guard = guarded(teacher, sleep=slept, breaker=Breaker(Limits(failures=1)))
+        with pytest.raises(TeacherUnavailable, match="down"):
+            await guard.answer(ASKED)
+        assert slept.pauses == []
+
+    asyncio.run(work())
+
+
+def test_a_call_cut_short_by_its_caller_counts_only_where_the_teacher_was_late() -> None:
+    async def work() -> None:
+        for usual, becomes in ((60.0, State.CLOSED), (0.0, State.OPEN)):
+            watch = Counted()
+            guard = guarded(Planned(HANG), breaker=Breaker(Limits(failures=1)), watch=watch)
+            for seconds in (0.0,) * 13 + (usual,) * 12:  # the median is 0, the 95th percentile not
+                guard._pace.took(seconds)
+            with pytest.raises(TeacherTimeout, match="did not answer in"):
+                await guard.answer(ASKED, deadline=time.perf_counter() + 0.01)
+            assert state(guard) is becomes
+            assert watch.attempts == {"cancelled" if usual else "timeout": 1}
+
+    asyncio.run(work())
+
+
+def test_a_client_that_leaves_says_nothing_of_the_teacher() -> None:
+    async def work() -> None:
+        watch, wallet = Counted(), Wallet()
+        guard = guarded(
+            Planned(HANG), breaker=Breaker(Limits(failures=1)), watch=watch, purse=wallet
+        )
+        call = asyncio.create_task(guard.answer(ASKED))
+        await settled()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert state(guard) is State.CLOSED
+        assert watch.attempts == {"cancelled": 1}
+        assert wallet.settled == [None]  # it was begun, and may be billed
+        assert not guard.busy
+
+    asyncio.run(work())
+
+
+def test_the_same_input_at_the_same_time_is_one_call_and_billed_once() -> None:
+    async def work() -> None:
+        watch, teacher = Counted(), Planned(900)
+        guard = guarded(teacher, coalesce=True, watch=watch)
+        asked = [Instance("hello", {"a": 1, "b": 2}), Instance("hello", {"b": 2, "a": 1})] * 5
+        said = await asyncio.gather(*(guard.answer(each) for each in asked))
+        assert len(teacher.begun) == 1
+        assert watch.events == {"coalesced": 9}
+        assert sorted(each.bill(2500) or 0 for each in said) == [0] * 9 + [900]
+        assert [each.asked for each in said].count(True) == 1
+        assert {id(each.prediction) for each in said} == {id(said[0].prediction)}
+        await guard.answer(asked[0])  # one after the other they are two
+        assert len(teacher.begun) == 2
+
+    asyncio.run(work())
+
+
+def test_inputs_that_differ_in_a_field_are_two_calls() -> None:
+    async def work() -> None:
+        teacher = Planned()
+        guard = guarded(teacher, coalesce=True)
+        asked = [Instance("hello", {"a": 1}), Instance("hello", {"a": 2}), Instance("hello")]
+        await asyncio.gather(*(guard.answer(each) for each in asked))
+        assert teacher.begun == asked
+
+    asyncio.run(work())
+
+
+def test_a_shared_failure_reaches_all_and_is_billed_once() -> None:
+    async def work() -> None:
+        teacher = Planned(TeacherRefused("wrong key", status=401))
+        guard = guarded(teacher, coalesce=True)
+        calls = [guard.answer(ASKED) for _ in range(3)]
+        errors = await asyncio.gather(*calls, return_exceptions=True)
+        assert len(teacher.begun) == 1
+        refused = [each for each in errors if isinstance(each, TeacherRefused)]
+        assert [(each.message, each.status, each.asked) for each in refused] == [
+            ("wrong key", 401, True),
+            ("wrong key", 401, False),
+            ("wrong key", 401, False),
+        ]
+
+    asyncio.run(work())
+
+
+def test_a_caller_who_leaves_a_shared_call_does_not_end_it() -> None:
+    async def work() -> None:
+        teacher = Patient()
+        guard = guarded(teacher, coalesce=True)
+        first, second = (asyncio.create_task(guard.answer(ASKED)) for _ in range(2))
+        await settled()
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        assert teacher.cancelled == 0
+        with pytest.raises(TeacherTimeout) as late:  # its deadline is its own
+            await guard.answer(ASKED, deadline=time.perf_counter() + 0.001)
+        assert not late.value.asked  # who stays is billed
+        teacher.free.set()
+        assert (await second).asked
+        assert (teacher.waiting, teacher.calls) == (1, 1)
+
+    asyncio.run(work())
+
+
+def test_when_nobody_waits_any_more_a_shared_call_is_cancelled() -> None:
+    async def work() -> None:
+        teacher = Patient()
+        guard = guarded(teacher, coalesce=True)
+        callers = [asyncio.create_task(guard.answer(ASKED)) for _ in range(3)]
+        await settled()
+        for caller in callers:
+            caller.cancel()
+        await asyncio.wait(callers)
+        assert teacher.cancelled == 1
+        teacher.free.set()
+        await guard.answer(ASKED)  # what was cancelled is not joined
+        assert teacher.waiting == 2
+
+    asyncio.run(work())
+
+
+def test_a_live_request_that_joins_an_audit_has_its_retry() -> None:
+    async def work() -> None:
+        teacher = Planned(HANG)
+        guard = guarded(teacher, coalesce=True, timeout_s=0.02, random_source=AtOnce())
+        audit = asyncio.create_task(guard.answer(ASKED, priority=Priority.AUDIT))
+        await settled()
+        await guard.answer(ASKED)
+        await audit
+        assert len(teacher.begun) == 2
+
+    asyncio.run(work())
+
+
+def test_an_answer_is_remembered_and_costs_nothing_the_second_time() -> None:
+    async def work() -> None:
+        clock, watch, wallet = Clock(), Counted(), Wallet()
+        teacher = Planned(TeacherRefused("not now"), 900)
+        guard = guarded(
+            teacher,
+            cache=AnswerCache(answers=10, ttl_s=60.0, clock=clock),
+            watch=watch,
+            purse=wallet,
+        )
+        with pytest.raises(TeacherRefused):
+            await guard.answer(ASKED)
+        first, second = await guard.answer(ASKED), await guard.answer(ASKED)
+        assert len(teacher.begun) == 2  # a failure is not remembered
+        assert second.prediction is first.prediction
+        assert (first.asked, first.bill(2500)) == (True, 900)
+        assert (second.asked, second.bill(2500), second.bill(None)) == (False, 0, 0)
+        assert watch.events == {"cache_hit": 1}
+        assert wallet.settled == [None, 900]
+        await guard.answer(Instance("hello", {"tier": "gold"}))
+        clock.now += 60.0
+        await guard.answer(ASKED)
+        assert len(teacher.begun) == 4
+
+    asyncio.run(work())
+
+
+def test_money_is_reserved_before_every_attempt_and_settled_after_it() -> None:
+    async def work() -> None:
+        wallet = Wallet()
+        teacher = Planned(TeacherGarbled("nonsense", cost=300), 400)
+        said = await guarded(teacher, purse=wallet).answer(ASKED)
+        assert wallet.settled == [300, 400]
+        assert (said.cost, said.unpriced) == (700, 0)
+        await guarded(Planned(), purse=wallet).answer(ASKED, priority=Priority.AUDIT)
+        assert wallet.settled == [300, 400, None]
+        assert (wallet.calls, wallet.audits) == (97, 1)
+
+    asyncio.run(work())
+
+
+def test_without_money_the_teacher_is_not_asked_and_the_breaker_not_told() -> None:
+    async def work() -> None:
+        clock, teacher = Clock(), Planned(TeacherUnavailable("down"))
+        wallet = Wallet(calls=1)
+        guard = guarded(teacher, breaker=Breaker(Limits(failures=1), clock=clock), purse=wallet)
+        with pytest.raises(TeacherUnavailable):
+            await guard.answer(ASKED)
+        clock.now += 10.0
+        for _ in range(3):  # the call that may try is not used up by those who cannot pay
+            with pytest.raises(BudgetExhausted) as refused:
+                await guard.answer(ASKED)
+            assert not refused.value.asked
+        assert len(teacher.begun) == 1
+        wallet.calls = 1
+        await guard.answer(ASKED)
+        assert state(guard) is State.CLOSED
+
+    asyncio.run(work())
+
+
+def test_a_retry_without_money_shows_what_went_wrong_first() -> None:
+    async def work() -> None:
+        teacher = Planned(TeacherGarbled("nonsense"))
+        with pytest.raises(TeacherGarbled, match="nonsense") as failed:
+            await guarded(teacher, purse=Wallet(calls=1)).answer(ASKED)
+        assert failed.value.asked
+
+    asyncio.run(work())
+
+
+def hedged(teacher: Planned, **more: Any) -> Guard:
+    """A guard that hedges, of a teacher whose answers take no time at all."""
+    budget = HedgeBudget(1.0)
+    return warmed(guarded(teacher, hedges=budget, retries=0, **more))
+
+
+def test_a_late_call_gets_a_second_one_and_the_first_good_answer_wins() -> None:
+    async def work() -> None:
+        watch, wallet, teacher = Counted(), Wallet(), Planned(HANG, 500)
+        said = await hedged(teacher, watch=watch, purse=wallet).answer(ASKED)
+        assert teacher.left == 1  # the loser is cancelled
+        assert watch.events == {"hedge": 1}
+        assert watch.attempts == {"ok": 1, "cancelled": 1}
+        assert sorted(wallet.settled, key=str) == [500, None]
+        assert (said.cost, said.unpriced) == (500, 1)
+        assert said.bill(2500) == 3000
+
+    asyncio.run(work())
+
+
+def test_a_second_call_that_fails_leaves_the_first_one_its_time() -> None:
+    async def work() -> None:
+        teacher = Patient()
+        guard = warmed(guarded(teacher, hedges=HedgeBudget(1.0), purse=Wallet(calls=1)))
+        call = asyncio.create_task(guard.answer(ASKED))
+        await teacher.started.wait()
+        await asyncio.sleep(0.01)  # the second one finds no money
+        teacher.free.set()
+        assert (await call).unpriced == 0
+
+    asyncio.run(work())
+
+
+def test_when_both_calls_fail_the_first_ones_error_is_told() -> None:
+    async def work() -> None:
+        guard = hedged(Planned(HANG, TeacherGarbled("nonsense")), timeout_s=0.05)
+        with pytest.raises(TeacherTimeout):
+            await guard.answer(ASKED)
+
+    asyncio.run(work())
+
+
+def test_a_client_that_leaves_ends_both_calls() -> None:
+    async def work() -> None:
+        watch, teacher = Counted(), Planned(HANG, HANG)
+        call = asyncio.create_task(hedged(teacher, watch=watch).answer(ASKED))
+        await teacher.asked(2)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert teacher.left == 2
+        assert watch.attempts == {"cancelled": 2}
+
+    asyncio.run(work())
+
+
+async def begun_in(guard: Guard, teacher: Planned, **terms: Any) -> int:
+    """How many calls there are for one late answer."""
+    call = asyncio.create_task(guard.answer(ASKED, **terms))
+    await teacher.asked(1)
+    await asyncio.sleep(0.01)  # far beyond what its answers take
+    call.cancel()
+    await asyncio.wait({call})
+    return len(teacher.begun)
+
+
+def test_a_late_call_gets_no_second_one_where_that_would_do_harm() -> None:
+    async def work() -> None:
+        cold = Planned(HANG)
+        guard = guarded(cold, hedges=HedgeBudget(1.0))
+        assert await begun_in(guard, cold) == 1  # what is late is not known yet
+        audited = Planned(HANG)
+        assert await begun_in(hedged(audited), audited, priority=Priority.AUDIT) == 1
+        full = Planned(HANG)
+        assert await begun_in(hedged(full, concurrency=1), full) == 1
+        dear = Planned(HANG)
+        assert await begun_in(warmed(guarded(dear, hedges=HedgeBudget(0.05))), dear) == 1
+        fine = Planned(HANG)
+        assert await begun_in(hedged(fine), fine) == 2
+
+    asyncio.run(work())
+
+
+def test_after_a_429_and_while_it_recovers_no_call_is_hedged() -> None:
+    async def work() -> None:
+        limited = Planned(TeacherLimited("too many"), HANG)
+        guard = hedged(limited)
+        with pytest.raises(TeacherLimited):
+            await guard.answer(ASKED)
+        limited.begun.clear()
+        assert await begun_in(guard, limited) == 1
+        clock, sick = Clock(), Planned(TeacherUnavailable("down"), HANG)
+        guard = hedged(sick, breaker=Breaker(Limits(failures=1), clock=clock))
+        with pytest.raises(TeacherUnavailable):
+            await guard.answer(ASKED)
+        clock.now += 10.0
+        sick.begun.clear()
+        assert await begun_in(guard, sick) == 1
+
+    asyncio.run(work())
+
+
+def test_a_call_that_something_below_breaks_off_is_an_error_and_no_cancellation() -> None:
+    async def work() -> None:
+        class Stray(ScriptedTeacher):
+            async def answer(self, instance: Instance) -> Said:
+                raise asyncio.CancelledError(instance)
+
+        guard = guarded(Stray(TASK, labels={}))
+        with pytest.raises(TeacherUnavailable, match="broke the call off"):
+            await guard.answer(ASKED)
+
+    asyncio.run(work())
+
+
+def test_who_counts_is_told_that_the_guard_is_gone() -> None:
+    watch = Counted()
+    asyncio.run(guarded(Planned(), watch=watch).close())
+    assert watch.gone

@@ -8,6 +8,7 @@ from gateway.contract.manifest import Head, HeadKind, Task
 from gateway.types import (
     Answer,
     Audit,
+    Coin,
     Cost,
     Decision,
     HeadPrediction,
@@ -51,6 +52,7 @@ def confident(
     cost: Cost = Cost(student=1, teacher=0, avoided=2500),  # noqa: B008  frozen
     text: str = "where is my money",
     audit_propensity: float = 0.02,
+    coin: Coin | None = None,
 ) -> Answer:
     """An answer that the student gave."""
     said = prediction()
@@ -69,6 +71,8 @@ def confident(
         stages=stages,
         at=1_700_000_000.0 + number,
         audit_propensity=audit_propensity,
+        audit_uniform=audit_propensity,
+        coin=coin,
     )
 
 

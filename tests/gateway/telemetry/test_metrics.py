@@ -8,6 +8,8 @@ from decimal import Decimal
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.teachers.breaker import State
+from gateway.teachers.guard import Event, Outcome
 from gateway.telemetry.metrics import CONTENT_TYPE, Metrics
 from gateway.telemetry.pricing import Prices
 from gateway.types import Cost, Reason, Route
@@ -189,6 +191,40 @@ def test_skipped_audits_are_read_by_cause_when_asked() -> None:
     metrics.follow_skips(lambda: {"busy": 3, "failed": 0})
     assert value(metrics, "shadow_skipped_total", cause="busy") == 3
     assert value(metrics, "shadow_skipped_total", cause="failed") == 0
+
+
+def test_what_a_guard_does_is_counted_by_its_teacher() -> None:
+    metrics = Metrics([TICKETS])
+    watch = metrics.watch("gpt", lambda: State.CLOSED)
+    assert value(metrics, "teacher_attempts_total", teacher="gpt", outcome="garbled") == 0
+    for outcome in (Outcome.OK, Outcome.OK, Outcome.GARBLED):
+        watch.attempted(outcome)
+    watch.noted(Event.RETRY)
+    for _ in range(2):
+        watch.noted(Event.HEDGE)
+    for _ in range(3):
+        watch.noted(Event.COALESCED)
+    for _ in range(4):
+        watch.noted(Event.CACHE_HIT)
+    assert value(metrics, "teacher_attempts_total", teacher="gpt", outcome="ok") == 2
+    assert value(metrics, "teacher_attempts_total", teacher="gpt", outcome="garbled") == 1
+    names = ("retries", "hedges", "coalesced", "cache_hits")
+    counts = [value(metrics, f"teacher_{name}_total", teacher="gpt") for name in names]
+    assert counts == [1, 2, 3, 4]
+
+
+def test_of_teachers_with_one_name_the_worst_breaker_is_shown_while_they_last() -> None:
+    metrics, states = Metrics([TICKETS]), [State.CLOSED, State.HALF_OPEN]
+    first = metrics.watch("gpt", lambda: states[0])
+    second = metrics.watch("gpt", lambda: states[1])
+    assert value(metrics, "breaker_state", teacher="gpt") == 1
+    states[0] = State.OPEN
+    assert value(metrics, "breaker_state", teacher="gpt") == 2
+    first.closed()
+    assert value(metrics, "breaker_state", teacher="gpt") == 1
+    second.closed()
+    assert value(metrics, "breaker_state", teacher="gpt") is None
+    second.closed()  # two students may have shared it
 
 
 def test_what_waits_for_the_student_is_read_when_asked() -> None:

@@ -1,0 +1,88 @@
+"""Whether a text is of the kind that a model knows: a distance, and its rank among known ones.
+
+The distance is Mahalanobis' to the nearest centre, with one covariance for all of them (Lee et al.
+2018, arXiv 1807.03888), of the pooled vector: the model's second output. Its rank is a conformal
+p-value: for a text drawn like those of the calibration split P(p < eps) <= eps, whatever the
+distances look like (Vovk et al. 2005; Laxhammar and Falkman 2010). It decides nothing: the policy
+does.
+
+A bundle holds the numbers as `domain.f32`: little-endian float32 without a header, one array after
+the other, each row by row. With h the hidden size and d, c, m those of the manifest's `domain`:
+
+    projection (h, d)    pooled @ projection is white within a class
+    centres    (c, d)
+    known      (m,)      distances of the calibration texts, ascending
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gateway.contract.manifest import Domain
+from gateway.errors import BundleMismatch
+
+Floats = NDArray[np.float32]
+
+_STORED = np.dtype("<f4")
+_REBUILD = "build the bundle again"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Familiarity:
+    """The numbers of a domain, in the shapes above."""
+
+    projection: Floats
+    centres: Floats
+    known: Floats
+
+    @classmethod
+    def read(cls, content: bytes, domain: Domain, *, hidden: int) -> Familiarity:
+        """The bytes of `domain.f32` -> its arrays. Raises BundleMismatch for any other bytes."""
+        shapes = (
+            (hidden, domain.dimensions),
+            (domain.centres, domain.dimensions),
+            (domain.calibration,),
+        )
+        sizes = [int(np.prod(shape)) for shape in shapes]
+        wanted = sum(sizes) * _STORED.itemsize
+        if len(content) != wanted:
+            raise BundleMismatch(
+                f"domain.f32 has {len(content)} bytes, the manifest's domain wants {wanted}",
+                mend=_REBUILD,
+            )
+        numbers = np.frombuffer(content, _STORED).astype(np.float32)
+        parts = np.split(numbers, np.cumsum(sizes)[:-1])
+        known = parts[-1]
+        if not np.isfinite(numbers).all() or (known < 0).any() or (np.diff(known) < 0).any():
+            raise BundleMismatch(
+                "domain.f32 holds a number that is not finite, or distances that do not ascend",
+                mend=_REBUILD,
+            )
+        return cls(*(part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)))
+
+    def content(self) -> bytes:
+        """The bytes of `domain.f32`."""
+        arrays = (self.projection, self.centres, self.known)
+        return b"".join(np.ascontiguousarray(each, _STORED).tobytes() for each in arrays)
+
+    def distances(self, pooled: Floats) -> Floats:
+        """Pooled vectors (rows, hidden) -> distances (rows,). A row's never depends on the others.
+
+        A stack of single rows: one product over all of them rounds by how many there are.
+        """
+        white = np.matmul(pooled[:, np.newaxis, :], self.projection)
+        gaps = white - self.centres  # (rows, centres, dimensions)
+        distances: Floats = np.sqrt(np.einsum("rcd,rcd->rc", gaps, gaps).min(axis=1))
+        return distances
+
+    def p_values(self, distances: Floats) -> NDArray[np.float64]:
+        """(1 + how many known distances are at least as large) / (known + 1), for each (rows,).
+
+        A distance that is not a number is beyond all: it gives the least p-value.
+        """
+        nearer = np.searchsorted(self.known, distances, side="left")
+        beyond = 1 + len(self.known) - nearer.astype(np.float64)
+        return np.asarray(beyond / (len(self.known) + 1))

@@ -1,0 +1,48 @@
+"""The coins that choose which confident answers the teacher also sees, after the reply.
+
+One falls for all alike: whatever is guaranteed rests on it, for it looks at nothing. The other
+falls more often where the student is less sure, so that as many calls teach more; estimates are
+weighted for it. Both are tossed before anybody is told of the answer, so that its record says
+which one fell, and with which probability it might have.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass, field
+
+from gateway.types import Coin, Draw
+
+_NOT_DRAWN = Draw()
+
+
+@dataclass(frozen=True, slots=True)
+class Coins:
+    """`uniform` is the probability of the one coin, `targeted` the largest of the other.
+
+    The targeted coin falls with probability targeted * 2 sqrt(s (1 - s)) at the score s: the spread
+    of "is it wrong", which is largest at a score of one half (Zrnic and Candes 2024, arXiv
+    2403.03208).
+    """
+
+    uniform: float = 0.0
+    targeted: float = 0.0
+    random: random.Random = field(default_factory=random.Random, repr=False)
+
+    def toss(self, score: float) -> Draw:
+        """Toss both for an answer of that score."""
+        uniform = self.uniform
+        if not uniform and not self.targeted:
+            return _NOT_DRAWN
+        aimed = self._aimed(score) if self.targeted else 0.0
+        coin = None
+        if self.random.random() < uniform:
+            coin = Coin.UNIFORM
+        elif aimed and self.random.random() < aimed:
+            coin = Coin.TARGETED
+        # Written so that without a second coin it is the first one's share to the last digit.
+        return Draw(uniform + (1.0 - uniform) * aimed, uniform, coin)
+
+    def _aimed(self, score: float) -> float:
+        return self.targeted * 2.0 * math.sqrt(max(0.0, score * (1.0 - score)))

@@ -1,0 +1,159 @@
+"""A policy on traffic that has passed: the same decisions as when it was served."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import re2
+
+from gateway.contract.certificate import Fault
+from gateway.contract.labelled import Labelled
+from gateway.contract.manifest import Head, HeadKind
+from gateway.contract.measures import binomial_cdf
+from gateway.routing import replay, severity
+from gateway.routing.policy import EscalationPolicy, Warrant
+from gateway.routing.replay import Rows, Step, Targets
+from gateway.routing.risk import TextRule
+from gateway.routing.severity import Severity
+from gateway.types import HeadPrediction, Instance, Prediction, Reason
+
+INTENT = Head(name="intent", kind=HeadKind.CHOICE, labels=("refund", "fraud"))
+CRITICAL = severity.critical_of((INTENT,), {"intent": ["fraud"]}, 0.25, where="here")
+COSTS = severity.costs_of(INTENT, {"fraud": {"refund": 8}}, {}, where="here", right_may_cost=False)
+POLICY = EscalationPolicy(
+    threshold=0.75,
+    rules=(TextRule("court", re2.compile("court")),),
+    critical=CRITICAL,
+    severity=Severity((COSTS,), bar=2.8),
+)
+
+
+def said(fraud: float, *, truncated: bool = False) -> Prediction:
+    label = "fraud" if fraud > 0.5 else "refund"
+    chances = np.array([1 - fraud, fraud], np.float32)
+    head = HeadPrediction("intent", (label,), float(chances.max()), chances)
+    return Prediction((head,), float(chances.max()), truncated, "b" * 64)
+
+
+def row(truth: str | None, text: str = "a") -> Labelled:
+    return Labelled(text, {}, None if truth is None else {"intent": (truth,)})
+
+
+ROWS = [
+    row("refund"),
+    row("fraud"),
+    row("refund", "a court"),
+    row("fraud"),
+    row(None),
+    row("fraud"),
+]
+SAID = [said(0.0), said(0.125), said(0.0), said(0.375), said(0.0), said(0.125, truncated=True)]
+
+
+def test_each_row_is_looked_at_as_the_policy_does() -> None:
+    """The third is barred by its rule, the fourth by its loss: 3/8 * 8 units; the last is cut."""
+    seen = replay.replay(POLICY, ROWS, SAID)
+    assert seen.barred.tolist() == [False, False, True, True, False, True]
+    assert seen.score.tolist() == [1.0, 0.875, 1.0, 0.625, 1.0, 0.875]
+    assert seen.mass.tolist() == [0.0, 0.125, 0.0, 0.375, 0.0, 0.125]
+    assert seen.labelled.tolist() == [True, True, True, True, False, True]
+    assert seen.wrong.tolist() == [False, True, False, True, False, True]
+    assert seen.concerned.tolist() == [False, True, False, True, False, True]
+    assert seen.missed.tolist() == [False, True, False, True, False, True]
+    assert seen.loss.tolist() == [0.0, 8.0, 0.0, 8.0, 0.0, 8.0]
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.7, 0.875, 0.9])
+@pytest.mark.parametrize("limit", [0.125, 0.2, 1.0])
+def test_any_pair_of_thresholds_gives_the_policys_own_decisions(
+    threshold: float, limit: float
+) -> None:
+    tried = replace(POLICY, threshold=threshold, critical=replace(CRITICAL, threshold=limit))
+    answered = replay.replay(POLICY, ROWS, SAID).answered(Step(threshold, limit), critical=True)
+    assert answered.tolist() == [
+        not tried.decide(Instance(each.text), prediction).escalate
+        for each, prediction in zip(ROWS, SAID, strict=True)
+    ]
+
+
+def test_an_outcome_counts_what_the_policy_did() -> None:
+    found = replay.outcome(POLICY, ROWS, SAID, delta=0.05, now=0.0)
+    assert (found.rows, found.escalated, found.labelled, found.undetected) == (6, 3, 5, 1)
+    assert found.reasons == {Reason.HIGH_RISK: 1, Reason.SEVERITY: 1, Reason.TRUNCATED: 1}
+    strictest, loosest = found.frontier[0], found.frontier[-1]
+    assert strictest.escalation == pytest.approx(4 / 6)
+    assert strictest.undetected == 0.0
+    assert (loosest.escalation, loosest.undetected) == (0.5, 0.2)
+
+
+def test_under_a_void_certificate_an_outcome_is_that_everything_is_escalated() -> None:
+    void = replace(POLICY, warrant=Warrant(None, Fault.MISSING))
+    assert replay.outcome(void, ROWS, SAID, delta=0.05, now=0.0).escalated == 6
+
+
+def rows(*, wrong: int, right: int, critical: int = 0) -> Rows:
+    """Sure rows: some wrong, some right; the last `critical` ones of the right are critical."""
+    total = wrong + right
+    nothing, none = np.zeros(total), np.zeros(total, bool)
+    mistakes = np.arange(total) < wrong
+    concerned = np.arange(total) >= total - critical
+    return Rows(
+        none, np.full(total, 0.9), nothing, ~none, mistakes, concerned, none, mistakes.astype(float)
+    )
+
+
+@pytest.mark.parametrize("wrong", range(6))
+def test_a_policy_is_proven_where_the_binomial_tail_is_within_delta(wrong: int) -> None:
+    found = replay.prove(
+        rows(wrong=wrong, right=200 - wrong), [Step(0.5)], Targets(alpha=0.02, delta=0.25)
+    )
+    assert (found is not None) is (binomial_cdf(wrong, 200, 0.02) <= 0.25)
+    if found is not None:
+        assert (found.rows, found.undetected, found.escalation) == (200, wrong, 0.0)
+
+
+def test_no_rows_prove_nothing() -> None:
+    assert replay.prove(rows(wrong=0, right=0), [Step(0.5)], Targets(0.1, 0.05)) is None
+
+
+def test_a_claim_on_critical_rows_needs_critical_rows() -> None:
+    targets = Targets(alpha=0.1, delta=0.05, critical=0.1)
+    assert replay.prove(rows(wrong=0, right=99), [Step(0.5)], targets) is None
+    assert replay.prove(rows(wrong=0, right=99, critical=28), [Step(0.5)], targets) is None
+    found = replay.prove(rows(wrong=0, right=99, critical=29), [Step(0.5)], targets)
+    assert found is not None  # 0.9 ** 29 is 0.047
+    assert found.critical is not None
+    assert (found.critical.rows, found.critical.missed) == (29, 0)
+
+
+def test_a_claim_on_losses_is_in_units_of_the_costs() -> None:
+    targets = Targets(alpha=0.9, delta=0.05, severity=0.5, largest=4.0)
+    found = replay.prove(rows(wrong=4, right=396), [Step(0.5)], targets)
+    assert found is not None
+    assert found.severity is not None
+    assert found.severity.mean == pytest.approx(0.01)
+    assert 0.01 < found.severity.upper_bound <= 0.5
+    strict = replace(targets, severity=0.005)
+    assert replay.prove(rows(wrong=4, right=396), [Step(0.5)], strict) is None
+
+
+def test_thresholds_that_are_given_stay_and_others_loosen_together() -> None:
+    seen = rows(wrong=0, right=50)
+    spread = replace(seen, score=np.linspace(0, 1, 50), mass=np.linspace(0, 1, 50))
+    both = replay.steps(spread, threshold=None, critical=None)
+    assert len(both) == 50
+    assert both[-1] == Step(0.0, 1.0)
+    assert [step.threshold for step in both] == sorted((s.threshold for s in both), reverse=True)
+    assert [step.critical for step in both] == sorted(step.critical for step in both)
+    assert {step.critical for step in replay.steps(spread, threshold=None, critical=0.3)} == {0.3}
+    assert {step.threshold for step in replay.steps(spread, threshold=0.7, critical=None)} == {0.7}
+    assert replay.steps(spread, threshold=0.7, critical=0.3) == (Step(0.7, 0.3),)
+
+
+def test_a_fifth_of_the_rows_makes_the_sequence_and_the_rest_tests_it() -> None:
+    seen = replace(rows(wrong=0, right=50), score=np.arange(50.0))
+    first, rest = replay.parted(seen)
+    assert (len(first), len(rest)) == (10, 40)
+    assert sorted([*first.score, *rest.score]) == list(range(50))
