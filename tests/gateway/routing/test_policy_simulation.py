@@ -99,8 +99,12 @@ def test_the_world_leaves_something_to_be_proven() -> None:
 @pytest.mark.simulation
 @pytest.mark.parametrize(
     ("alpha", "critical", "severity"),
-    [(0.02, 0.9, 3.9), (0.9, 0.06, 3.9), (0.9, 0.9, 0.05), (0.03, 0.06, 0.06)],
-    ids=["whole policy", "critical labels", "severity losses", "all claims"],
+    [
+        pytest.param(0.02, 0.9, 3.9, marks=pytest.mark.soak, id="whole policy"),
+        pytest.param(0.9, 0.06, 3.9, marks=pytest.mark.soak, id="critical labels"),
+        pytest.param(0.9, 0.9, 0.05, marks=pytest.mark.soak, id="severity losses"),
+        pytest.param(0.03, 0.06, 0.06, id="all claims"),
+    ],
 )
 def test_each_claim_breaks_its_promise_in_five_percent_of_cases_at_most(
     alpha: float, critical: float, severity: float

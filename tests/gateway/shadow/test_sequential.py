@@ -120,7 +120,15 @@ def drifting(draw: np.random.Generator) -> tuple[Arrays, Arrays]:
 
 
 @pytest.mark.simulation
-@pytest.mark.parametrize("world", [rare, even, bounded, drifting])
+@pytest.mark.parametrize(
+    "world",
+    [
+        pytest.param(rare, marks=pytest.mark.soak),
+        even,
+        pytest.param(bounded, marks=pytest.mark.soak),
+        pytest.param(drifting, marks=pytest.mark.soak),
+    ],
+)
 def test_each_bound_holds_at_all_times_together(world: World) -> None:
     draw = np.random.default_rng(20)
     outcomes = [broken(*world(draw)) for _ in range(REPEATS)]

@@ -27,6 +27,7 @@ from gateway.types import Answer, Audit, Coin, Prediction
 from tests.gateway.telemetry.answers import audit, confident, escalated, prediction
 
 pytestmark = pytest.mark.simulation
+LONG = pytest.mark.soak  # not in each run of the tests
 
 REPEATS = 500
 ALLOWED = int(stats.binom.ppf(0.999, REPEATS, 0.05))  # 41
@@ -115,8 +116,11 @@ def drifts(row: int) -> float:
 
 @pytest.mark.parametrize(
     "world",
-    [World(rows=4000), World(rows=4000, targeted=0.1), World(rows=4000, skipped=busy)],
-    ids=["uniform", "targeted", "busy"],
+    [
+        pytest.param(World(rows=4000), marks=LONG, id="uniform"),
+        pytest.param(World(rows=4000, targeted=0.1), id="targeted"),
+        pytest.param(World(rows=4000, skipped=busy), marks=LONG, id="busy"),
+    ],
 )
 def test_the_estimate_is_unbiased_however_bad_the_score_is(world: World) -> None:
     found = []
@@ -131,9 +135,13 @@ def test_the_estimate_is_unbiased_however_bad_the_score_is(world: World) -> None
 
 @pytest.mark.parametrize(
     "world",
-    [World(), World(targeted=0.1), World(skipped=busy)],
-    ids=["uniform", "targeted", "busy"],
+    [
+        pytest.param(World(), id="uniform"),
+        pytest.param(World(targeted=0.1), id="targeted"),
+        pytest.param(World(skipped=busy), id="busy"),
+    ],
 )
+@LONG
 def test_the_bounds_cover_the_error_at_every_time(world: World) -> None:
     upper = lower = 0
     for seed in range(REPEATS):
@@ -144,6 +152,7 @@ def test_the_bounds_cover_the_error_at_every_time(world: World) -> None:
     assert lower <= ALLOWED
 
 
+@LONG
 def test_the_bounds_cover_what_was_served_while_errors_come_and_go() -> None:
     """Nothing is assumed of traffic: they are held against the errors of the very rows."""
     upper = lower = 0
