@@ -24,7 +24,7 @@ serve: $(READY) ## serve understudy.yaml; ARGS="--config FILE --port N"
 	@$(BIN)/understudy serve $(ARGS)
 
 test: lint ## lint, then every test with coverage
-	@$(BIN)/pytest -n 2 --cov=gateway --cov=exporters --cov=distill \
+	@$(BIN)/pytest -n 2 --dist loadgroup --cov=gateway --cov=exporters --cov=distill \
 		--cov-report=term:skip-covered --cov-fail-under=90 $(ARGS)
 
 lint: $(READY) ## style, types and import rules

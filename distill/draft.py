@@ -66,7 +66,7 @@ class Draft:
             domain=familiar.domain if familiar else None,
             files=(),
             tokenizer_sha256=hashlib.sha256(self.tokenizer).hexdigest(),
-            golden=Golden(tolerance=1.0, vectors=()),
+            golden=Golden(tolerance=1.0, distance_tolerance=1.0, vectors=()),
             provenance=Provenance(created_at=""),
         )
         return Student(

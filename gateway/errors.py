@@ -356,16 +356,25 @@ class TeacherGarbled(TeacherError):
 class TeacherRefused(TeacherError):
     """The teacher says that the request, the key or the model is wrong: asking again is no use.
 
-    `status`: of its reply over HTTP, where there was one.
+    `status`: of its reply over HTTP, where there was one. `lasting`: what is refused is not this
+    request but every one, such as those of a key that is wrong.
     """
 
     code = "teacher_refused"
 
     def __init__(
-        self, message: str, *, mend: str = "", asked: bool = True, status: int | None = None
+        self,
+        message: str,
+        *,
+        mend: str = "",
+        asked: bool = True,
+        cost: int | None = None,
+        status: int | None = None,
+        lasting: bool = False,
     ) -> None:
-        super().__init__(message, mend=mend, asked=asked)
+        super().__init__(message, mend=mend, asked=asked, cost=cost)
         self.status = status
+        self.lasting = lasting
 
 
 class TeacherLimited(TeacherError):
@@ -379,9 +388,10 @@ class TeacherLimited(TeacherError):
         *,
         mend: str = "",
         asked: bool = True,
+        cost: int | None = None,
         retry_after: float | None = None,
     ) -> None:
-        super().__init__(message, mend=mend, asked=asked)
+        super().__init__(message, mend=mend, asked=asked, cost=cost)
         self.retry_after = retry_after
 
 

@@ -6,6 +6,7 @@ contradict each other, the settings are wrong and nothing is opened.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -123,7 +124,9 @@ def policy_of(
 ) -> EscalationPolicy:
     """What the settings say, of this student and the teacher of that name. Raises SettingsError."""
     costs = _severity(name, settings, student.task)
-    warrant = _warrant(settings.policy, student, teacher, fingerprint(settings.policy, costs))
+    least = _min_familiarity(name, settings.policy, student)
+    wanted = fingerprint(settings.policy, costs, least)
+    warrant = _warrant(settings.policy, student, teacher, wanted)
     promised = warrant.certificate if warrant and warrant.fault is None else None
     return EscalationPolicy(
         threshold=_threshold(name, settings, student, promised),
@@ -131,21 +134,25 @@ def policy_of(
         critical=_critical(name, settings.policy, student.task, promised),
         severity=costs,
         warrant=warrant,
-        min_familiarity=_min_familiarity(name, settings.policy, student),
+        min_familiarity=least,
     )
 
 
-def fingerprint(policy: PolicySettings, costs: Severity | None) -> str:
+def fingerprint(policy: PolicySettings, costs: Severity | None, least: float | None) -> str:
     """SHA-256 of all that the settings say of the decision, whatever files it stands in.
 
+    `least` is the familiarity below which a text is strange: what `auto` came to.
     What happens after an escalation is no part of it. Keys at their defaults are none either, so
     that a key which comes to the settings later leaves the certificates from before in force.
     """
     after = {name for name in PolicySettings.model_fields if name.startswith("on_")}
     said = policy.model_dump(
-        mode="json", exclude_defaults=True, exclude={"certificate", "severity", *after}
+        mode="json",
+        exclude_defaults=True,
+        exclude={"certificate", "severity", "out_of_domain", *after},
     )
     said["severity"] = asdict(costs) if costs else None
+    said["min_familiarity"] = least
     options = orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_NUMPY
     return hashlib.sha256(orjson.dumps(said, option=options)).hexdigest()
 
@@ -162,21 +169,16 @@ async def open_teacher(
     Raises SettingsError, or BundleMismatch when it answers another task; nothing is open then.
     """
     if settings.ensemble is None:
-        teacher = _teacher(settings, task)
+        teacher = await _teacher(settings, task)
     else:
         teacher = await _ensemble(settings.ensemble, task, settings.timeout_s)
     return _guarded(teacher, settings, purse, metrics)
 
 
-def _teacher(settings: MemberSettings, task: Task) -> Teacher:
+async def _teacher(settings: MemberSettings, task: Task) -> Teacher:
     """A teacher of one kind; that there is one the settings have seen."""
     if settings.bundle is not None:
-        student = Student(open_bundle(settings.bundle))
-        if student.task.heads != task.heads:
-            raise BundleMismatch(
-                f"the teacher {student.bundle.name} answers other heads or labels than the student",
-                mend="serve a student with the teacher that it was distilled from",
-            )
+        student = await asyncio.to_thread(_load, settings.bundle, task)  # it may be large
         return BundleTeacher(student, workers=settings.workers, capacity=settings.concurrency)
     if settings.openai is not None:
         return _chat_teacher(settings.openai, settings, task)
@@ -191,13 +193,24 @@ def _teacher(settings: MemberSettings, task: Task) -> Teacher:
     )
 
 
+def _load(bundle: Path, task: Task) -> Student:
+    """The model of a bundle that answers that task. Raises BundleMismatch."""
+    student = Student(open_bundle(bundle))
+    if student.task.heads != task.heads:
+        raise BundleMismatch(
+            f"the teacher {student.bundle.name} answers other heads or labels than the student",
+            mend="serve a student with the teacher that it was distilled from",
+        )
+    return student
+
+
 async def _ensemble(settings: EnsembleSettings, task: Task, timeout_s: float) -> Teacher:
     """Several teachers as one. In a vote none has so much time that its delay costs the others."""
     longest = timeout_s * (_MEMBERS_SHARE if settings.mode == "vote" else 1.0)
     async with AsyncExitStack() as opened:
         members = {}
         for each, member in settings.members.items():
-            teacher = _teacher(member, task)
+            teacher = await _teacher(member, task)
             opened.push_async_callback(teacher.close)
             members[each] = Member(
                 teacher,

@@ -325,7 +325,9 @@ class BreakerSettings(_Part):
 
     failures: int = Field(default=5, ge=1, description="in a row")
     window_s: float = Field(default=30.0, gt=0.0, description="over which the shares count")
-    calls: int = Field(default=20, ge=1, description="of the window, before the shares count")
+    calls: int = Field(
+        default=20, ge=1, le=1024, description="of the window, before the shares count"
+    )
     error_ratio: float = Field(default=0.5, gt=0.0, le=1.0)
     slow_ratio: float = Field(default=0.8, gt=0.0, le=1.0)
     slow_s: float | None = Field(
@@ -417,7 +419,8 @@ class PolicySettings(_Part):
         default=None,
         ge=0.0,
         le=1.0,
-        description="replaces the certified threshold; only a higher one keeps the certificate",
+        description="replaces the certified threshold; of a bundle's certificate only a higher one "
+        "keeps it, and a policy's own certificate holds for the one that it was issued with",
     )
     severity: SeveritySettings | None = None
     critical: CriticalSettings | None = None
@@ -706,12 +709,13 @@ def load(path: Path) -> Settings:
     if url is not None and isinstance(records, dict):
         content = content | {"records": records | {"url": url}}
     settings = document.validate(content, Settings, SettingsError, where=str(path))
-    return _anchored(settings, path.parent)
+    return _anchored(settings, path.parent.absolute())
 
 
 def read_policy(path: Path) -> PolicySettings:
     """Read a file that holds what may stand under a task's `policy`. Raises SettingsError."""
-    return _anchored_policy(document.read(path, PolicySettings, SettingsError), path.parent)
+    policy = document.read(path, PolicySettings, SettingsError)
+    return _anchored_policy(policy, path.parent.absolute())
 
 
 def environment_without_keys() -> dict[str, str]:

@@ -10,6 +10,7 @@ so that going back takes no time.
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -277,8 +278,13 @@ class Succession:
             prices=settings.prices.prices(),
             observers=self._observers,
             unavailable=settings.policy.unavailable(),
-            coins=Coins(settings.audit.share, settings.audit.targeted, self._random),
+            coins=Coins(
+                settings.audit.share, settings.audit.targeted, self._random, self._may_audit
+            ),
         )
+
+    def _may_audit(self) -> bool:
+        return self.auditor.ready
 
     def _move(self, seat: Seat, cascade: Cascade) -> None:
         """The pointer moves. Nothing here waits, so that no request sees half of it."""
@@ -308,7 +314,7 @@ class Succession:
         if any(each.rung.student is seat.rung.student for each in loaded):
             return
         alone = all(each.teacher is not seat.teacher for each in loaded)
-        leaving = asyncio.get_running_loop().create_task(seat.close(teacher=alone))
+        leaving = asyncio.get_running_loop().create_task(_ended(seat, teacher=alone))
         self._leaving.add(leaving)
         leaving.add_done_callback(self._leaving.discard)
 
@@ -337,6 +343,13 @@ class Succession:
 
     def _note_refusal(self, error: UnderstudyError, *, by: str) -> None:
         _log.warning("student refused", task=self.task, by=by, code=error.code, error=error.message)
+
+
+async def _ended(seat: Seat, *, teacher: bool) -> None:
+    """Close a seat and give its memory back, which hangs on rings of references."""
+    await seat.close(teacher=teacher)
+    del seat
+    gc.collect()  # left to itself the collector comes so rarely that many students would pile up
 
 
 def _shape(task: Task) -> tuple[object, ...]:

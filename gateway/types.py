@@ -170,12 +170,14 @@ class Stages:
 class Draw:
     """How the coins of an audit fell. `coin` of None: no audit; both of them: the uniform one.
 
-    `propensity` is the probability that either falls, `uniform` that of the uniform one.
+    `propensity` is the probability that either falls, `uniform` that of the uniform one. `open`: an
+    audit could be made, as far as was known before the coins were tossed.
     """
 
     propensity: float = 0.0
     uniform: float = 0.0
     coin: Coin | None = None
+    open: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +203,7 @@ class Answer:
     failure: str = ""  # code of the error that kept the teacher or the student from answering
     audit_uniform: float = 0.0  # the part of audit_propensity that is the same for all answers
     coin: Coin | None = None  # which fell for an audit; None: it is not audited
+    auditable: bool = False  # an audit could be made when it was answered
 
 
 @dataclass(frozen=True, slots=True)

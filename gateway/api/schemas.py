@@ -333,23 +333,29 @@ def in_words(certificate: Certificate | PolicyCertificate) -> str:
     """A certificate as one sentence, or one for each claim of a policy's."""
     truth = "the gold labels" if certificate.labels == "gold" else "the teacher"
     said = (
-        f"with {1 - certificate.delta:.0%} confidence, at most {certificate.alpha:.1%} of requests "
-        f"are answered by the student and wrong, counted against {truth} "
-        f"({certificate.undetected_errors} in {certificate.rows} rows)"
+        f"at most {percent(certificate.alpha)} of requests are answered by the student and wrong, "
+        f"counted against {truth} ({certificate.undetected_errors} in {certificate.rows} rows)"
     )
+    sure = f"with {percent(1.0 - certificate.delta)} confidence"
     if not isinstance(certificate, PolicyCertificate):
-        return said
+        return f"{sure}, {said}"
     if (critical := certificate.critical) is not None:
         said += (
-            f"; at most {critical.alpha:.1%} of critical requests are answered by the student and "
-            f"missed ({critical.missed} in {critical.rows})"
+            f"; at most {percent(critical.alpha)} of critical requests are answered by the student "
+            f"and missed ({critical.missed} in {critical.rows})"
         )
     if (severity := certificate.severity) is not None:
         said += (
-            f"; its answers cost at most {severity.alpha:.3g} units of loss a request on average "
-            f"({severity.mean:.3g} measured)"
+            f"; its answers cost at most {severity.alpha:.10g} units of loss a request on average "
+            f"({severity.mean:.4g} measured)"
         )
-    return said
+    several = critical is not None or severity is not None
+    return f"each {sure}: {said}" if several else f"{sure}, {said}"
+
+
+def percent(share: float) -> str:
+    """A share in percent, with all its digits: a rounded one might promise more."""
+    return f"{100.0 * share:.10g}%"
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

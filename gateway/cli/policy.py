@@ -96,11 +96,12 @@ def simulate(
     from gateway.settings import load, read_policy
 
     name, settings = one_task(load(config), task)
-    if policy_file is not None:
-        settings = _with(settings, name, read_policy(policy_file))
+    serving = settings.tasks[name].policy
+    chosen = serving if policy_file is None else read_policy(policy_file)
     if threshold is not None:
-        chosen = settings.tasks[name].policy.model_copy(update={"threshold": threshold})
-        settings = _with(settings, name, chosen)
+        chosen = chosen.model_copy(update={"threshold": threshold})
+    if chosen is not serving:
+        settings = _with(settings, name, _as_promised(chosen, serving))
 
     async def run() -> tuple[EscalationPolicy, Outcome]:
         async with open_aside(settings) as gateway:
@@ -112,7 +113,7 @@ def simulate(
     call = settings.tasks[name].prices.prices().teacher_call
     usd = None if call is None else call * _THOUSAND / _MICRO  # for 1,000 requests, all escalated
     shown = _simulated(tried, found, usd=usd, delta=delta)
-    drawn = _frontier(found, usd) if found.labelled else None
+    drawn = _frontier(found, usd) if found.labelled and not found.chosen else None
     if plot is not None:
         _draw(plot, drawn)
     if as_json:
@@ -138,7 +139,9 @@ def certify(
         float | None, typer.Option(min=1e-9, help="The largest mean loss, in units of loss.")
     ] = None,
     delta: _Delta = 0.05,
-    valid_days: Annotated[float, typer.Option(min=0.01, help="Then it is void.")] = 90.0,
+    valid_days: Annotated[
+        float, typer.Option(min=0.01, max=3650.0, help="Then it is void.")
+    ] = 90.0,
     as_json: AsJson = False,
 ) -> None:
     """Prove what the whole policy keeps, on fresh labels, and find its thresholds."""
@@ -162,6 +165,7 @@ def certify(
     async def run() -> PolicyCertificate:
         async with open_aside(settings) as gateway:
             cascade, rows, said = _read(gateway, name, data)
+            _check_fresh(data, cascade)
             costs = cascade.rung.policy.severity
             targets = Targets(
                 alpha=alpha,
@@ -268,6 +272,7 @@ def _simulated(
 ) -> dict[str, Any]:
     share = found.escalated / found.rows
     labelled = found.labelled
+    known = labelled and not found.chosen
     return {
         "rows": found.rows,
         "threshold": tried.threshold,
@@ -277,7 +282,7 @@ def _simulated(
         },
         "labelled": labelled,
         "undetected_errors": found.undetected,
-        "undetected_error": found.undetected / labelled if labelled else None,
+        "undetected_error": found.undetected / labelled if known else None,
         "upper_bound": found.bound,
         "delta": delta,
         "usd_per_1000": None if usd is None else share * usd,
@@ -295,11 +300,12 @@ def _simulated(
 
 
 def _show_simulated(shown: Mapping[str, Any], drawn: Frontier | None) -> None:
+    from gateway.api.schemas import percent
     from gateway.cli import frontier
 
     bound = "-" if shown["upper_bound"] is None else f"{shown['upper_bound']:.2%}"
     error = "-" if shown["undetected_error"] is None else f"{shown['undetected_error']:.2%}"
-    sure = f"{1 - shown['delta']:.0%}"
+    sure = percent(1 - shown["delta"])
     rows = [
         ("rows", shown["rows"]),
         ("threshold", shown["threshold"]),
@@ -314,7 +320,7 @@ def _show_simulated(shown: Mapping[str, Any], drawn: Frontier | None) -> None:
     if shown["chosen_rows"]:
         print(
             "note: records have labels where they were escalated; the errors of what the student "
-            "answered are not among them"
+            "answered are not among them, so that their share is not known"
         )
     if drawn is not None:
         print(frontier.terminal(drawn))
@@ -342,8 +348,9 @@ def _draw(path: Path, drawn: Frontier | None) -> None:
 
     if drawn is None:
         raise DataError(
-            "--plot: no row is labelled, so that there is no quality to draw",
-            mend="give rows with labels",
+            "--plot: no row is labelled, or some only because they were escalated, so that there "
+            "is no quality to draw",
+            mend="give a random sample with labels",
         )
     try:
         path.write_text(frontier.svg(drawn), encoding="utf-8")
@@ -351,6 +358,20 @@ def _draw(path: Path, drawn: Frontier | None) -> None:
         raise UsageError(
             f"--plot {path}: {error.strerror}", mend="name a file that this user may write"
         ) from error
+
+
+def _check_fresh(data: Path, cascade: Cascade) -> None:
+    """Raise DataError for a file that the student was made from."""
+    import hashlib
+
+    with data.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    student = cascade.rung.student.student.bundle
+    if digest in student.manifest.provenance.data.values():
+        raise DataError(
+            f"{data} is a file that {student.name} was made from, and certifies nothing",
+            mend="label a fresh random sample of the traffic",
+        )
 
 
 def _proven(
@@ -403,11 +424,12 @@ def _issued(
     from gateway.contract.certificate import PolicyCertificate
     from gateway.rungs import fingerprint
 
+    tried = cascade.rung.policy
     return PolicyCertificate(
         task=cascade.task,
         student=cascade.rung.student.student.bundle.id,
         teacher=cascade.teacher.name,
-        policy=fingerprint(chosen, cascade.rung.policy.severity),
+        policy=fingerprint(chosen, tried.severity, tried.min_familiarity),
         labels="gold" if labels == "gold" else "teacher",
         alpha=targets.alpha,
         delta=targets.delta,
@@ -431,6 +453,25 @@ def _show_certificate(issued: PolicyCertificate, out: Path) -> None:
     print(in_words(issued))
     print(f"written to {out}, valid until {issued.expires_at:%Y-%m-%d %H:%M} UTC")
     print(f"next: tasks.{issued.task}.policy.certificate: {out}, and understudy reload")
+
+
+def _as_promised(chosen: PolicySettings, serving: PolicySettings) -> PolicySettings:
+    """A policy to be tried: without a certificate, critical labels keep their promised threshold.
+
+    It is that of its own certificate, else that of the policy in use where the labels are the same.
+    """
+    from gateway.contract import certificate
+
+    critical = chosen.critical
+    if critical is None or critical.threshold is not None:
+        return chosen
+    same = serving.critical is not None and serving.critical.labels == critical.labels
+    path = chosen.certificate or (serving.certificate if same else None)
+    found = certificate.read(path) if path is not None else None
+    if found is None or found.critical is None:
+        return chosen
+    kept = critical.model_copy(update={"threshold": found.critical.threshold})
+    return chosen.model_copy(update={"critical": kept})
 
 
 def _with(settings: Settings, name: str, chosen: PolicySettings) -> Settings:

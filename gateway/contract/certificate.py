@@ -8,7 +8,7 @@ after its time, it is void. The walk by which thresholds are certified, here and
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from itertools import takewhile
 from pathlib import Path
@@ -24,6 +24,7 @@ from gateway.errors import SettingsError
 SCHEMA_VERSION: Literal[1] = 1
 
 _COVERAGES = 50  # steps of the fixed sequence; finer ones win no coverage, see docs/explanation
+_AHEAD = timedelta(days=1)  # that the clock of the machine that issued it may be ahead of this one
 _LIMIT = 100_000  # bytes; a certificate has some hundreds
 
 _Step = TypeVar("_Step")
@@ -88,7 +89,7 @@ class PolicyCertificate(_Part):
     critical: CriticalClaim | None = None
     severity: SeverityClaim | None = None
     issued_at: AwareDatetime
-    valid_days: Positive
+    valid_days: Annotated[float, Field(gt=0.0, le=3650.0)]
 
     @property
     def expires_at(self) -> datetime:
@@ -105,10 +106,13 @@ class PolicyCertificate(_Part):
 
 
 def read(path: Path) -> PolicyCertificate | None:
-    """Read a certificate; None where there is no file. Raises SettingsError when it is none."""
+    """Read a certificate; None where there is no file. Raises SettingsError when it is none.
+
+    Nor is one whose days have not come yet: it would hold for longer than it may.
+    """
     try:
         raw = path.read_bytes()[: _LIMIT + 1]
-        return PolicyCertificate.model_validate_json(raw)
+        found = PolicyCertificate.model_validate_json(raw)
     except FileNotFoundError:
         return None
     except (OSError, ValidationError) as error:
@@ -116,6 +120,12 @@ def read(path: Path) -> PolicyCertificate | None:
             f"{path} is no certificate of a policy: {_cause(error)}",
             mend="issue one with `understudy policy certify`",
         ) from error
+    if found.issued_at > datetime.now(UTC) + _AHEAD:
+        raise SettingsError(
+            f"{path} is from the future: it was issued at {found.issued_at.isoformat()}",
+            mend="set this machine's clock, or issue it again with `understudy policy certify`",
+        )
+    return found
 
 
 def write(path: Path, certificate: PolicyCertificate) -> None:

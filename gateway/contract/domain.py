@@ -16,6 +16,7 @@ the other, each row by row. With h the hidden size and d, c, m those of the mani
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,7 +47,7 @@ class Familiarity:
             (domain.centres, domain.dimensions),
             (domain.calibration,),
         )
-        sizes = [int(np.prod(shape)) for shape in shapes]
+        sizes = [math.prod(shape) for shape in shapes]
         wanted = sum(sizes) * _STORED.itemsize
         if len(content) != wanted:
             raise BundleMismatch(

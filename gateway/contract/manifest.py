@@ -383,6 +383,8 @@ class Manifest(_Part):
             raise ValueError("calibration does not name the heads of the task, in their order")
         if self.correctness is not None:
             self._check_correctness(self.correctness, heads)
+        if self.domain is not None:
+            self._check_distances()
         for vector in self.golden.vectors:
             if len(vector.logits) != self.task.outputs:
                 raise ValueError("a golden vector has another number of logits than the task")
@@ -396,6 +398,12 @@ class Manifest(_Part):
         far = any(signal.name == "distance" for part in found.heads for signal in part.signals)
         if far and self.domain is None:
             raise ValueError("correctness reads a distance, and there is no domain")
+
+    def _check_distances(self) -> None:
+        if self.golden.distance_tolerance is None:
+            raise ValueError("there is a domain, and golden.distance_tolerance is not set")
+        if any(vector.distance is None for vector in self.golden.vectors):
+            raise ValueError("there is a domain, and a golden vector has no distance")
 
     def operating_point(self, name: str) -> OperatingPoint | None:
         """The operating point of that name, if the bundle has one."""

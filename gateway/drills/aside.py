@@ -54,15 +54,24 @@ def write(settings: Settings, task: str, url: str, folder: Path) -> Path:
 
 
 def _uncertify(content: dict[str, Any], policy: PolicySettings) -> None:
-    """The certificate's thresholds without the certificate, which is for the real teacher."""
+    """The certificate's thresholds without the certificate, which is for the real teacher.
+
+    As in service, one that the settings name themselves comes before it.
+    """
     if content.pop("certificate", None) is None or policy.certificate is None:
         return
     found = certificate.read(policy.certificate)
     if found is None:
         return
-    content["threshold"] = found.threshold
+    _put(content, "threshold", found.threshold)
     if found.critical is not None and content.get("critical"):
-        content["critical"].setdefault("threshold", found.critical.threshold)
+        _put(content["critical"], "threshold", found.critical.threshold)
+
+
+def _put(content: dict[str, Any], key: str, value: object) -> None:
+    """Put it there, where nothing is."""
+    if content.get(key) is None:
+        content[key] = value
 
 
 @asynccontextmanager

@@ -165,7 +165,9 @@ class Cascade:
             Route.ABSTAIN: None,
         }[route]
         confident = route is Route.STUDENT and decision.reason is Reason.CONFIDENT
-        draw = self._coins.toss(student.score) if confident and student else _NOT_DRAWN
+        draw = _NOT_DRAWN
+        if route is Route.TEACHER or (confident and student):
+            draw = self._coins.toss(student.score if confident and student else None)
         return Answer(
             id=identity.answer_id(),
             task=self.task,
@@ -187,16 +189,18 @@ class Cascade:
             audit_propensity=draw.propensity,
             audit_uniform=draw.uniform,
             coin=draw.coin,
+            auditable=draw.open,
             failure=(taught.failure if taught else "") or ("" if timed else StudentFailed.code),
         )
 
     def _cost(self, timed: Timed | None, taught: _Taught | None) -> Cost:
         call = self._prices.teacher_call
         asked = taught is not None and taught.asked  # whatever came of it: it may be billed
+        failed = taught is not None and taught.prediction is None  # nothing was saved
         return Cost(
             student=self._prices.student_time(timed.share) if timed else 0,
             teacher=_known(taught.cost, call) if taught and asked else 0,
-            avoided=0 if asked else call,
+            avoided=0 if asked or failed else call,
         )
 
 

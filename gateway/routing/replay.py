@@ -27,6 +27,7 @@ from gateway.types import Instance, Prediction, Reason
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
+_ORDER = 1  # seed of the order in which rows are tested: not the one that they are parted by
 _SEQUENCE_SHARE = 0.2  # of the rows: enough for quantiles; all others are left for the test
 _ALL = 1.0  # a threshold that no sum of probabilities of one head reaches
 
@@ -112,7 +113,8 @@ class Point:
 class Outcome:
     """What a policy did on rows: `bound` is exact, of the labelled ones, one-sided.
 
-    `chosen`: some labels are known because of what the student said (see contract.labelled).
+    `chosen`: some labels are known because of what the student said (see contract.labelled). Then
+    there is no bound, and no share of errors on the frontier: such rows are no random sample.
     """
 
     rows: int
@@ -176,15 +178,17 @@ def outcome(
     escalated = np.array([decision.escalate for decision in decisions], bool)
     seen = replay(policy, rows, said)
     labelled, undetected = int(seen.labelled.sum()), int((seen.wrong & ~escalated).sum())
+    chosen = any(row.chosen for row in rows)
+    sample = 0 if chosen else labelled
     return Outcome(
         rows=len(seen),
         escalated=int(escalated.sum()),
         reasons=Counter(decision.reason for decision in decisions if decision.escalate),
         labelled=labelled,
         undetected=undetected,
-        bound=upper_bound(undetected, labelled, delta) if labelled else None,
-        chosen=any(row.chosen for row in rows),
-        frontier=_frontier(policy, seen),
+        bound=upper_bound(undetected, sample, delta) if sample else None,
+        chosen=chosen,
+        frontier=_frontier(policy, seen, sample),
     )
 
 
@@ -205,9 +209,11 @@ def prove(rows: Rows, sequence: Sequence[Step], targets: Targets) -> Proof | Non
 
     One walk tests all claims on the same policy, all gates included, and ends where the first of
     them fails: so each claim breaks its promise with a probability of at most delta by itself.
+    The rows are put in a random order first: a test of mean losses is valid in no other.
     """
-    found = walk(sequence, lambda step: _Claims(rows, step, targets).hold())
-    return None if found is None else _Claims(rows, found, targets).proof()
+    mixed = rows.part(np.random.default_rng(_ORDER).permutation(len(rows)))
+    found = walk(sequence, lambda step: _Claims(mixed, step, targets).hold())
+    return None if found is None else _Claims(mixed, found, targets).proof()
 
 
 def parted(rows: Rows, *, seed: int = 0) -> tuple[Rows, Rows]:
@@ -227,6 +233,7 @@ class _Claims:
         self._concerned = int(rows.concerned.sum())
         self._missed = int((rows.missed & self._answered).sum())
         self._losses = np.where(self._answered, rows.loss, 0.0) / targets.largest
+        self._mean = float(self._losses.mean()) if len(rows) else 0.0
 
     def hold(self) -> bool:
         """Whether every claim passes its test at the level delta."""
@@ -240,9 +247,10 @@ class _Claims:
             or binomial_cdf(self._missed, self._concerned, targets.critical) > delta
         ):
             return False
-        return targets.severity is None or (
-            betting_p_value(self._losses, targets.severity / targets.largest, delta=delta) <= delta
-        )
+        if targets.severity is None:
+            return True
+        most = targets.severity / targets.largest  # what these rows lose on average is within it
+        return self._mean <= most and betting_p_value(self._losses, most, delta=delta) <= delta
 
     def proof(self) -> Proof:
         """The figures of the claims."""
@@ -260,8 +268,8 @@ class _Claims:
             severity = SeverityClaim(
                 alpha=targets.severity,
                 largest=targets.largest,
-                mean=float(self._losses.mean()) * targets.largest,
-                upper_bound=betting_bound(self._losses, delta) * targets.largest,
+                mean=self._mean * targets.largest,
+                upper_bound=max(betting_bound(self._losses, delta), self._mean) * targets.largest,
             )
         return Proof(
             step=self._step,
@@ -279,9 +287,11 @@ def _limits(mass: Floats) -> tuple[float, ...]:
     return (*sorted(min(-limit, _ALL) for limit in coverages(-mass)[:-1]), _ALL)
 
 
-def _frontier(policy: EscalationPolicy, rows: Rows) -> tuple[Point, ...]:
-    """The same policy at every threshold from asking always to asking where it must."""
-    labelled = int(rows.labelled.sum())
+def _frontier(policy: EscalationPolicy, rows: Rows, sample: int) -> tuple[Point, ...]:
+    """The same policy at every threshold from asking always to asking where it must.
+
+    `sample`: of how many rows errors are a share; 0: of none.
+    """
     limit = policy.critical.threshold if policy.critical else _ALL
     points = []
     for threshold in coverages(rows.score):
@@ -291,7 +301,7 @@ def _frontier(policy: EscalationPolicy, rows: Rows) -> tuple[Point, ...]:
             Point(
                 threshold=threshold,
                 escalation=float(1.0 - answered.mean()),
-                undetected=float((rows.wrong & answered).sum() / labelled) if labelled else None,
+                undetected=float((rows.wrong & answered).sum() / sample) if sample else None,
             )
         )
     return tuple(dict.fromkeys(points))

@@ -10,11 +10,17 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from gateway.types import Coin, Draw
 
 _NOT_DRAWN = Draw()
+_NO_AUDIT_NEEDED = Draw(open=True)
+
+
+def _always() -> bool:
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,18 +29,22 @@ class Coins:
 
     The targeted coin falls with probability targeted * 2 sqrt(s (1 - s)) at the score s: the spread
     of "is it wrong", which is largest at a score of one half (Zrnic and Candes 2024, arXiv
-    2403.03208).
+    2403.03208). While `ready` says that no audit could be made none is tossed: that is known before
+    they would fall, so it chooses no answer for what the teacher says of it.
     """
 
     uniform: float = 0.0
     targeted: float = 0.0
     random: random.Random = field(default_factory=random.Random, repr=False)
+    ready: Callable[[], bool] = field(default=_always, repr=False)
 
-    def toss(self, score: float) -> Draw:
-        """Toss both for an answer of that score."""
+    def toss(self, score: float | None) -> Draw:
+        """Toss both for an answer of that score; None: the teacher has spoken already."""
         uniform = self.uniform
-        if not uniform and not self.targeted:
+        if not (uniform or self.targeted) or not self.ready():
             return _NOT_DRAWN
+        if score is None:
+            return _NO_AUDIT_NEEDED
         aimed = self._aimed(score) if self.targeted else 0.0
         coin = None
         if self.random.random() < uniform:
@@ -42,7 +52,7 @@ class Coins:
         elif aimed and self.random.random() < aimed:
             coin = Coin.TARGETED
         # Written so that without a second coin it is the first one's share to the last digit.
-        return Draw(uniform + (1.0 - uniform) * aimed, uniform, coin)
+        return Draw(uniform + (1.0 - uniform) * aimed, uniform, coin, open=True)
 
     def _aimed(self, score: float) -> float:
         return self.targeted * 2.0 * math.sqrt(max(0.0, score * (1.0 - score)))

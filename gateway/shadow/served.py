@@ -3,21 +3,22 @@
 Measured on all that was served and could be looked at: what the teacher answered is right here by
 definition, and a confident answer of the student is looked at when a coin of known probability fell
 (gateway/shadow/coins.py). What nobody could look at (an answer that a caller wished from the
-student, a fallback, an answer while audits are off) is counted apart, and never as right.
+student, a fallback, an answer while audits are off or the teacher has no room for one) is counted
+apart, and never as right. Whether there is room is known before the coin falls.
 
 The estimate is AIPW, mean[m + A / pi (e - m)]: m = 1 - score is a guess for every row, and the
 other term corrects it where the teacher looked. It is unbiased whatever the score is worth (Robins,
 Rotnitzky and Zhao 1994; Zrnic and Candes 2024, arXiv 2403.03208).
 
 The bounds use the uniform coin alone, without the score: x = A e, whose mean is the share times e.
-Nothing is assumed of traffic; they bound the error of the very rows that were served, at all times
+Nothing is assumed of traffic; they bound the error of the very rows that are counted, at all times
 at once (gateway/shadow/sequential.py), because the coins are ours.
 
 A drawn answer stands for the rows since the one before it, and they wait for its audit together. If
 the audit is skipped they are void together: to leave out the drawn one alone would count the others
-as if they had been looked at. That keeps both unbiased as long as a skip depends on how busy the
-teacher is and not on what the text says. A teacher that fails on certain texts hides its errors on
-them here, and the count of void rows shows how many that may be.
+as if they had been looked at. That keeps both unbiased as long as a skip depends neither on what
+the text says nor on how long ago the draw before was. A teacher that fails on certain texts hides
+its errors on them here, and the count of void rows shows how many that may be.
 """
 
 from __future__ import annotations
@@ -248,9 +249,11 @@ class _Measured:
         if said is None:
             return  # nothing was served
         if answer.route is Route.TEACHER:
-            if self._audited.any:  # else its rows would stand alone, and for all
+            if answer.auditable:  # else its rows would stand alone, and for all
                 for series, _, _ in self._members(answer, said):
                     series.row(0.0, uniform=self._audited.uniform)
+            elif self._audited.any:
+                self._unmeasured += 1
             return
         if not answer.audit_propensity:
             self._unmeasured += 1

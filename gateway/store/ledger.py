@@ -11,11 +11,11 @@ is gone: until they are booked, what was reserved counts, up to its expiry.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 import structlog
@@ -50,6 +50,8 @@ class Ledger:
         self._engine = writing(engine)
         self._clock = clock
         self._waiting: deque[_Entry] = deque()
+        self._door = threading.Lock()  # for `_due`
+        self._due = False  # a turn is to come that takes what waits
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
 
     def reserve(self, order: Order, limits: Limits) -> Future[Shortage | None]:
@@ -64,8 +66,11 @@ class Ledger:
 
     def settle(self, order: Order, cost: int) -> None:
         """The order has cost that much, in micro-USD; of several words on one the first counts."""
-        with suppress(RuntimeError):  # closing: the last turn takes it, or it expires
-            self._enter(_Settled(order.task, order.id, cost))
+        settled = _Settled(order.task, order.id, cost)
+        try:
+            self._enter(settled)
+        except RuntimeError:  # closing: the last turn takes it, or it expires
+            self._waiting.append(settled)
 
     def look(self, task: str, limits: Limits) -> Future[Mapping[Window, Balance]]:
         """What has become of the task's limits. The future raises like that of `reserve`."""
@@ -74,17 +79,22 @@ class Ledger:
         return looked.answer
 
     def close(self) -> None:
-        """Book what waits and end the thread."""
-        with suppress(RuntimeError):  # it is closed already
-            self._thread.submit(self._book)
-        self._thread.shutdown()
+        """End the thread and book what waits, in one last try."""
+        self._thread.shutdown(cancel_futures=True)
+        self._book()
 
     def _enter(self, entry: _Entry) -> None:
-        self._waiting.append(entry)
-        self._thread.submit(self._book)
+        """Let a turn take it: the one that is to come anyway, or a new one."""
+        with self._door:
+            if not self._due:
+                self._thread.submit(self._book)
+                self._due = True
+            self._waiting.append(entry)
 
     def _book(self) -> None:
-        """Book all that waits; most calls find that the one before has done so."""
+        """Book all that waits."""
+        with self._door:
+            self._due = False  # what comes from now on may come too late for this turn
         while self._waiting:
             turns: defaultdict[str, _Turn] = defaultdict(_Turn)
             for _ in range(min(_TOGETHER, len(self._waiting))):

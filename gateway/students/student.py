@@ -242,6 +242,7 @@ class Student:
                     mend="build the bundle again with this version of the tokenizers library",
                 )
             logits, pooled = self.session.run([vector.tokens])
+            self._check_width(pooled)
             gap = float(np.abs(logits[0] - np.array(vector.logits, np.float32)).max())
             if not gap <= golden.tolerance:
                 raise BundleGolden(
@@ -250,6 +251,14 @@ class Student:
                     mend="build the bundle on a host of this kind",
                 )
             self._check_distance(vector, pooled)
+
+    def _check_width(self, pooled: Floats) -> None:
+        hidden = self.bundle.manifest.graph.hidden
+        if pooled.shape != (1, hidden):
+            raise BundleMismatch(
+                f"model.onnx pools a text into {pooled.shape[1:]}, the manifest says {hidden}",
+                mend="build the bundle again",
+            )
 
     def _check_distance(self, vector: GoldenVector, pooled: Floats) -> None:
         allowed = self.bundle.manifest.golden.distance_tolerance

@@ -40,6 +40,7 @@ class Call:
         self._billed = False
         self._given_up = False
         self._task = asyncio.get_running_loop().create_task(work(self))
+        self._task.add_done_callback(looked_at)
 
     def on_end(self, then: Callable[[], None]) -> None:
         """Call that when the work has ended, however it ended."""
@@ -109,8 +110,6 @@ class Call:
         self._given_up = True
         self._task.cancel()
         await asyncio.wait({self._task})
-        if not self._task.cancelled():
-            self._task.exception()  # looked at, or the event loop complains
 
     def _too_late(self, seconds: float, *, last: bool) -> TeacherTimeout:
         if not self.begun:
@@ -134,6 +133,12 @@ class Call:
             theirs.asked = False
             raise theirs from error
         return said if first else replace(said, cost=0, asked=False, unpriced=0)
+
+
+def looked_at(task: asyncio.Task[Any]) -> None:
+    """Look at how a task ended that perhaps nobody waits for, or the event loop complains."""
+    if not task.cancelled():
+        task.exception()
 
 
 def no_place(teacher: str, seconds: float) -> TeacherTimeout:

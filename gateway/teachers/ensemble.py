@@ -124,8 +124,10 @@ class VotingTeacher:
         message = f"too few members of {self.name} answered, and {self._quorum} must: {codes}"
         asked = any(each.asked for each in words)
         error: TeacherError
-        if all(isinstance(each, TeacherRefused) for each in failed):
-            error = TeacherRefused(message, mend=failed[0].mend, asked=asked)
+        refused = [each for each in failed if isinstance(each, TeacherRefused)]
+        if len(refused) == len(failed):
+            lasting = all(each.lasting for each in refused)
+            error = TeacherRefused(message, mend=failed[0].mend, asked=asked, lasting=lasting)
         elif all(isinstance(each, TeacherLimited) for each in failed):
             waits = [each.retry_after for each in failed if isinstance(each, TeacherLimited)]
             known = [wait for wait in waits if wait is not None]

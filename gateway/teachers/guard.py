@@ -29,7 +29,7 @@ from gateway.routing.budget import Purse, Reservation
 from gateway.teachers.base import Said, Teacher
 from gateway.teachers.breaker import Breaker, State
 from gateway.teachers.cache import AnswerCache, digest
-from gateway.teachers.call import Call, no_place
+from gateway.teachers.call import Call, looked_at, no_place
 from gateway.teachers.hedges import HedgeBudget
 from gateway.teachers.pace import Pace
 from gateway.teachers.retries import RetryBudget, pause
@@ -37,7 +37,9 @@ from gateway.types import Instance, Priority
 
 _WAITING = 16  # calls that may wait for each one that runs; more would hardly be answered in time
 _CALM_S = 5.0  # after a 429, before a second call may be begun beside a late one
+_LONGEST_REST_S = 60.0  # that a 429 is believed: who says more is tried once a minute
 _RETRY_SHARE = 0.1  # of the calls, where nobody says otherwise
+_SLOW = 0.5  # of the timeout: what was cut short then was late, while nobody knows what is usual
 
 
 class Outcome(StrEnum):
@@ -58,7 +60,8 @@ _OUTCOMES: tuple[tuple[type[TeacherError], Outcome], ...] = (
     (TeacherGarbled, Outcome.GARBLED),
     (TeacherLimited, Outcome.LIMITED),
 )
-# What an outcome says of the teacher: well, not well, or nothing. A refusal is about one request.
+# What an outcome says of the teacher: well, not well, or nothing. A refusal is about one request,
+# unless it is lasting.
 _WELL = {Outcome.OK: True, Outcome.REFUSED: None, Outcome.CANCELLED: None}
 
 
@@ -101,11 +104,13 @@ class Guard:
     """A teacher whose calls end in time and of which at most `concurrency` run at once.
 
     A call that finds no place waits for one, within its own deadline. A call is not begun with less
-    time left than half of the last ones took: it would mostly be paid for and not be used.
+    time left than half of the last ones took: it would mostly be paid for and not be used. Nor is
+    one begun before the time at which the teacher said that it may be asked again.
 
     `timeout_s` is for one attempt; a call has up to 1 + `retries` of them. `purse` is asked before
     each. Without `hedges` no call gets a second one beside it, without `cache` no answer is kept;
-    `coalesce`: identical inputs share one call. `sleep` waits for so many seconds.
+    `coalesce`: identical inputs share one call. `sleep` waits for so many seconds, and `clock`
+    gives seconds and never goes back.
     """
 
     def __init__(
@@ -124,6 +129,7 @@ class Guard:
         watch: Watch | None = None,
         random_source: random.Random | None = None,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._teacher = teacher
         self._timeout = timeout_s
@@ -141,8 +147,10 @@ class Guard:
         self._sleep = sleep
         self._calls = 0  # that run or wait
         self._shared: dict[bytes, Call] = {}
-        self._pace = Pace()
-        self._calm_at = 0.0  # when the last 429 is long enough ago, as time.perf_counter gives it
+        self._clock = clock
+        self._pace = Pace(clock=clock)
+        self._calm_at = clock()  # when the last 429 is long enough ago
+        self._rests_until = clock()  # when the teacher may be asked again, as it said
 
     @property
     def name(self) -> str:
@@ -156,8 +164,8 @@ class Guard:
 
     @property
     def busy(self) -> bool:
-        """Whether no place is free: a call that comes now has to wait."""
-        return self._calls >= self._concurrency
+        """Whether no place is free or the teacher rests: a call had better come later."""
+        return self._calls >= self._concurrency or self._rest_s > 0
 
     @property
     def state(self) -> State:
@@ -174,8 +182,8 @@ class Guard:
         """Ask the teacher. `deadline` as time.perf_counter gives it.
 
         An audit, by its priority, is asked once: no retry, no second call beside it.
-        Raises TeacherTimeout, TeacherUnavailable, BudgetExhausted or what the teacher raises; the
-        error says whether the call was begun.
+        Raises TeacherTimeout, TeacherUnavailable, TeacherLimited, BudgetExhausted or what the
+        teacher raises; the error says whether the call was begun.
         """
         key = self._key(instance)
         if self._cache is not None and (kept := self._cache.find(key)) is not None:
@@ -187,6 +195,7 @@ class Guard:
         else:
             self._check_time(None if deadline is None else deadline - time.perf_counter())
             self._check_breaker()
+            self._check_rest()
             self._check_room()
             call = self._begin(instance, key)
         return await call.wait(deadline, priority)
@@ -260,7 +269,8 @@ class Guard:
             seconds += error.retry_after or 0.0
         left = call.left
         room = self._timeout if left is None else left - self._pace.median
-        if seconds >= room or self._breaker.wait_s > seconds or not self._retry_budget.take():
+        closed = max(self._breaker.wait_s, self._rest_s) > seconds
+        if seconds >= room or closed or not self._retry_budget.take():
             return None
         return seconds
 
@@ -269,22 +279,28 @@ class Guard:
         usual = self._pace.p95
         if self._hedges is None or usual is None or call.priority >= Priority.AUDIT:
             return await self._attempt(call, instance)
-        racing = {asyncio.create_task(self._attempt(call, instance))}
+        racing = {self._racer(call, instance)}
         try:
             await asyncio.wait(racing, timeout=usual)
             (first,) = racing
             if not first.done() and self._may_hedge(self._hedges):
                 self._watch.noted(Event.HEDGE)
-                racing.add(asyncio.create_task(self._attempt(call, instance)))
+                racing.add(self._racer(call, instance))
             return await _first_good(racing, first)
         finally:
             for each in racing:
                 each.cancel()
             await asyncio.wait(racing)
 
+    def _racer(self, call: Call, instance: Instance) -> asyncio.Task[Said]:
+        """One attempt beside another, whose error perhaps nobody asks for."""
+        racer = asyncio.create_task(self._attempt(call, instance))
+        racer.add_done_callback(looked_at)
+        return racer
+
     def _may_hedge(self, hedges: HedgeBudget) -> bool:
         """Whether the teacher is well and has room, and the budget has some left."""
-        calm = time.perf_counter() >= self._calm_at
+        calm = self._clock() >= self._calm_at
         well = self._breaker.state is State.CLOSED
         return calm and well and not self._places.locked() and hedges.take()
 
@@ -292,18 +308,22 @@ class Guard:
         """Ask once, when there is a place, time, and money."""
         async with self._place():
             self._check_time(call.left)
+            self._check_rest()
             ticket = self._breaker.enter()
             if ticket is None:
                 raise self._left_alone()
             reservation = await self._reserve(call, ticket)
             started = time.perf_counter()
-            outcome, cost = Outcome.CANCELLED, None
+            outcome, cost, lasting = Outcome.CANCELLED, None, False
             call.begun += 1
             try:
                 said = await self._in_time(instance)
                 outcome, cost = Outcome.OK, said.cost
             except TeacherError as error:
                 outcome, cost = _outcome(error), error.cost
+                lasting = isinstance(error, TeacherRefused) and error.lasting
+                if isinstance(error, TeacherLimited):
+                    self._rest(error)
                 raise
             finally:
                 seconds = time.perf_counter() - started
@@ -313,7 +333,11 @@ class Guard:
                     call.costs.append(cost)
                 if reservation is not None:
                     reservation.settle(cost)
-                self._note(ticket, outcome, seconds)
+                well = False if lasting else _WELL.get(outcome, False)
+                self._breaker.ended(ticket, ok=well, seconds=seconds)
+                if outcome is Outcome.OK:
+                    self._pace.took(seconds)
+                self._watch.attempted(outcome)
             return said
 
     @asynccontextmanager
@@ -351,13 +375,17 @@ class Guard:
         except Exception as error:  # a teacher that breaks is down: the policy knows what to do
             raise TeacherUnavailable(f"{self.name} broke: {type(error).__name__}") from error
 
-    def _note(self, ticket: int, outcome: Outcome, seconds: float) -> None:
-        self._breaker.ended(ticket, ok=_WELL.get(outcome, False), seconds=seconds)
-        if outcome is Outcome.OK:
-            self._pace.took(seconds)
-        elif outcome is Outcome.LIMITED:
-            self._calm_at = time.perf_counter() + _CALM_S
-        self._watch.attempted(outcome)
+    @property
+    def _rest_s(self) -> float:
+        """Seconds until the teacher may be asked, as it said; 0: it may now."""
+        return max(0.0, self._rests_until - self._clock())
+
+    def _rest(self, limited: TeacherLimited) -> None:
+        """Ask nothing until the teacher said that it may be asked; and hedge not for a while."""
+        now = self._clock()
+        self._calm_at = now + _CALM_S
+        rest = min(limited.retry_after or 0.0, _LONGEST_REST_S)
+        self._rests_until = max(self._rests_until, now + rest)
 
     def _was_slow(self, seconds: float) -> bool:
         """Whether an attempt that was cut short had had the time that nearly all answers take.
@@ -365,7 +393,7 @@ class Guard:
         A caller in a hurry does not make a teacher slow.
         """
         usual = self._pace.p95
-        return usual is None or seconds >= usual
+        return seconds >= (_SLOW * self._timeout if usual is None else usual)
 
     def _check_time(self, left: float | None) -> None:
         """Raises TeacherTimeout where so few seconds are left that the answer would be too late."""
@@ -382,6 +410,17 @@ class Guard:
         """Raises TeacherUnavailable while the teacher is left alone."""
         if self._breaker.wait_s > 0:
             raise self._left_alone()
+
+    def _check_rest(self) -> None:
+        """Raises TeacherLimited until the teacher said that it may be asked again."""
+        left = self._rest_s
+        if left > 0:
+            raise TeacherLimited(
+                f"{self.name} was not asked: it takes no more for another {left:.3g} s",
+                mend="ask it less often, or have its limit raised",
+                asked=False,
+                retry_after=left,
+            )
 
     def _check_room(self) -> None:
         """Raises TeacherUnavailable where too many wait."""

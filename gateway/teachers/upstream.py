@@ -46,6 +46,7 @@ _PRINTABLE = re.compile(r"[\x20-\x7e]*")
 _PATH = re.compile(r"(?:/[A-Za-z0-9._~$!&'()*+,;=:@-]+)+", re.ASCII)
 _NUMBER = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?", re.ASCII)
 _LATER = frozenset({408, 409, 425})  # what may pass by itself, beside 5xx
+_SHUT = frozenset({401, 403, 404, 429})  # no such key or model, no money: nothing is worked on
 
 
 class Upstream:
@@ -98,7 +99,7 @@ class Upstream:
 
         `path` is put behind the URL's. Raises TeacherUnavailable (down, or 5xx), TeacherTimeout,
         TeacherGarbled (no JSON, cut, or too large), TeacherRefused (another try is no use) or
-        TeacherLimited (429).
+        TeacherLimited (429). What certainly was not worked on cost 0.
         """
         if not _PATH.fullmatch(path):
             raise ValueError(f"not a plain path: {path!a}")
@@ -156,9 +157,11 @@ class Upstream:
                 ) from error
             raise TeacherUnavailable(f"{self._place} closed the connection") from error
         except (httpcore2.NetworkError, httpcore2.TimeoutException) as error:
+            unsent = isinstance(error, httpcore2.ConnectError | httpcore2.ConnectTimeout)
             raise TeacherUnavailable(
                 f"{self._place} cannot be reached: {type(error).__name__}",
                 mend="is the server up, and its certificate one that this host trusts?",
+                cost=0 if unsent else None,
             ) from error
 
     def _check(self, headers: Mapping[str, str]) -> None:
@@ -198,7 +201,7 @@ class Upstream:
         words = _own_words(problem, content, self._secrets)
         said = f"{self._place} answered {status}" + (f": {words}" if words else "")
         if status == 429 and not _out_of_quota(problem):
-            raise TeacherLimited(said, retry_after=_retry_after(headers, self._clock()))
+            raise TeacherLimited(said, cost=0, retry_after=_retry_after(headers, self._clock()))
         if status in _LATER or 500 <= status < 600:
             raise TeacherUnavailable(said)
         if 300 <= status < 400:
@@ -207,8 +210,14 @@ class Upstream:
                 mend="write the address itself in the settings: no redirect is followed",
             )
         if 400 <= status < 500:
-            mend = "check the teacher's url, model and key"
-            raise TeacherRefused(said, mend=mend, status=status)
+            shut = status in _SHUT
+            raise TeacherRefused(
+                said,
+                mend="check the teacher's url, model and key",
+                cost=0 if shut else None,
+                status=status,
+                lasting=shut,
+            )
         raise TeacherGarbled(said)
 
 

@@ -47,6 +47,12 @@ class Balancer:
             await self._news.wait()
             self._news.clear()
 
+    async def finds(self, count: int) -> None:
+        """Wait until so many gateways are ready, as the probes see it."""
+        while len(self._ready) < count:
+            self._looked.clear()
+            await self._looked.wait()
+
     async def _probe(
         self, client: httpx2.AsyncClient, places: Places, leaving: asyncio.Event
     ) -> None:

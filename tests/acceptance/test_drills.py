@@ -85,7 +85,7 @@ def test_every_case_of_garbage_is_sent_and_none_is_taken_for_an_answer(drill: Dr
 
 
 def test_a_promise_that_the_settings_break_is_said_in_words(tmp_path: Path) -> None:
-    eager = {"failures": 1000, "calls": 10_000, "open_s": 0.5}
+    eager = {"failures": 1000, "calls": 1024, "open_s": 0.5}
     teacher = QUICK | {"retries": 3, "retry_share": 1.0, "breaker": eager}
     config = settings_file(tmp_path, teacher=teacher)
     done = run(config, "teacher-down", "--requests", 40, "--rate", 40)

@@ -23,7 +23,8 @@ from tests.acceptance.command import Ran, understudy
 from tests.acceptance.process import GATEWAY, TIMEOUT_S, Process
 from tests.acceptance.shop import Shop
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.slow]
+# Of one group: each process of the tests would train the project again.
+pytestmark = [pytest.mark.acceptance, pytest.mark.slow, pytest.mark.xdist_group("project")]
 
 LOOK_S = 0.05  # between two looks for a checkpoint
 EPOCHS = 30  # of the training that is killed: far longer than a look

@@ -97,14 +97,23 @@ def test_too_little_to_learn_from_leaves_the_calibrated_confidence(
     assert correctness.fit(calibration(KIND), logits, evidence, (gold,), seed=0) is None
 
 
-def test_signals_that_predict_no_better_leave_the_calibrated_confidence() -> None:
-    random = np.random.default_rng(5)
+@pytest.mark.parametrize("seed", [0, 4, 5, 8])  # but for the third, luck alone is on their side
+def test_signals_that_predict_no_better_leave_the_calibrated_confidence(seed: int) -> None:
+    random = np.random.default_rng(seed)
     logits = np.stack([random.normal(0, 2, 400), np.zeros(400)], axis=1).astype(np.float32)
     model = calibration(KIND)
     confidence = model.read(logits)[1]
     wrong = random.random(400) > confidence  # perfectly calibrated already
     gold = np.where(wrong, 1 - logits.argmax(axis=1), logits.argmax(axis=1))
     assert correctness.fit(model, logits, Evidence(np.full(400, 9), None), (gold,), seed=0) is None
+
+
+@pytest.mark.parametrize(("better", "taken"), [(100, False), (115, False), (120, True)])
+def test_a_fit_must_win_by_more_than_a_standard_error(better: int, *, taken: bool) -> None:
+    """Of 200 rows some gain 0.09 and the others lose 0.11: one standard error is about 0.007."""
+    right = np.ones(200, bool)
+    fitted = np.where(np.arange(200) < better, 0.6, 0.4)
+    assert correctness._surely_better(fitted, np.full(200, 0.5), right) is taken
 
 
 def test_one_head_may_have_a_score_and_another_none_and_the_request_has_one() -> None:

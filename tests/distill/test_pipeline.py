@@ -25,7 +25,7 @@ from gateway.types import Prediction
 from tests.acceptance import shop as shops
 from tests.acceptance.shop import Shop
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pipeline")]
 
 QUIET = Narrator(quiet=True)
 

@@ -74,7 +74,7 @@ def test_check_shows_settings_and_what_would_serve(understudy: Command, tmp_path
     assert "server.port" in ran.out
     assert "8099" in ran.out
     assert "scripted" in ran.out
-    assert "tickets: with 95% confidence, at most 5.0% of requests" in ran.out
+    assert "tickets: with 95% confidence, at most 5% of requests" in ran.out
     assert "next: understudy serve" in ran.out
     assert not (tmp_path / "records.db").exists()
 
@@ -139,7 +139,7 @@ def test_bundle_show_tells_what_a_person_asks(understudy: Command, tmp_path: Pat
     ran = understudy("bundle", "show", path)
     assert ran.status == 0
     for wanted in (
-        path.name, "refund, fraud, other", "at most 5.0% of requests", "intent.macro_f1",
+        path.name, "refund, fraud, other", "at most 5% of requests", "intent.macro_f1",
         "label_flips", "microseconds", "p50_ms", "2026-01-01T00:00:00Z",
     ):  # fmt: skip
         assert wanted in ran.out

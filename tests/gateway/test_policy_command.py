@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,10 +11,12 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from gateway.contract import certificate
+from gateway.api.schemas import in_words
+from gateway.contract import bundle, certificate
 from gateway.contract.measures import upper_bound
 from tests.conftest import Client, Opener
 from tests.factories import CONFIDENT, UNSURE, settings_file, tiny_bundle
+from tests.gateway.contract.test_certificate import issued as certificate_of
 from tests.gateway.test_cli import Command
 
 PRICES = {"prices": {"teacher_usd_per_1000": 2}}
@@ -241,6 +244,35 @@ def test_a_replay_of_records_says_what_their_labels_leave_out(
     assert simulated(understudy, config, data)["labelled"] == 1
     ran = understudy("policy", "simulate", "--data", data, "--config", config)
     assert "note: records have labels where they were escalated" in ran.out
+    assert "undetected error │ - (0)" in " ".join(ran.out.split())
+    assert "at most, with 95% confidence │ -" in " ".join(ran.out.split())
+    assert "requests without an undetected error" not in ran.out
+    plot = tmp_path / "plot.svg"
+    ran = understudy("policy", "simulate", "--data", data, "--config", config, "--plot", plot)
+    assert (ran.status, "only because they were escalated" in ran.err) == (2, True)
+
+
+def test_a_replay_keeps_the_promised_threshold_of_critical_labels(
+    understudy: Command, tmp_path: Path
+) -> None:
+    """It is 1, as nothing is missed; without one, whatever is not said to be fraud is escalated."""
+    fraud = {"text": "this is fraud", "labels": FRAUD}
+    data = lines(tmp_path / "d", *[{"text": CONFIDENT, "labels": REFUND}, fraud] * 200)
+    config = settings_file(tmp_path, policy={"critical": CRITICAL})
+    path = tmp_path / "c.json"
+    assert certify(understudy, config, data, path, "--alpha-critical", 0.05).status == 0
+    chosen = {"critical": CRITICAL, "certificate": path.name}
+    config = settings_file(tmp_path, policy=chosen)
+    assert simulated(understudy, config, data, "--threshold", 0.5)["escalation"] == 0.0
+    other = tmp_path / "other.yaml"
+    for said, escalation in (
+        ("critical: {labels: {intent: [fraud]}}", 0.0),
+        ("{critical: {labels: {intent: [fraud, other]}}, certificate: c.json}", 0.0),
+        ("critical: {labels: {intent: [fraud, other]}}", 0.5),
+        ("critical: {labels: {intent: [fraud]}, threshold: 0.0}", 0.5),
+    ):
+        other.write_text(said)
+        assert simulated(understudy, config, data, "--policy", other)["escalation"] == escalation
 
 
 def certify(understudy: Command, config: Path, data: Path, out: Path, *more: object) -> Any:
@@ -259,7 +291,10 @@ def test_a_certificate_is_issued_and_then_holds(
     data = labelled(tmp_path / "d", right=500)
     ran = certify(understudy, config, data, tmp_path / "certificate.json")
     assert ran.status == 0, ran.err
-    assert "at most 2.0% of requests are answered by the student and wrong" in ran.out
+    assert (
+        "with 95% confidence, at most 2% of requests are answered by the student and wrong"
+        in ran.out
+    )
     issued = certificate.read(tmp_path / "certificate.json")
     assert issued is not None
     assert (issued.rows, issued.undetected_errors, issued.threshold) == (400, 0, 0.0)
@@ -290,7 +325,8 @@ def test_all_claims_are_proven_on_the_same_policy(understudy: Command, tmp_path:
     assert (found["severity"]["mean"], found["severity"]["largest"]) == (0.0, 12.0)
     assert 0.0 < found["severity"]["upper_bound"] < 0.5
     ran = certify(understudy, config, data, tmp_path / "c.json", *more)
-    assert "at most 5.0% of critical requests are answered by the student and missed" in ran.out
+    assert "each with 95% confidence: at most 2% of requests are answered by" in ran.out
+    assert "at most 5% of critical requests are answered by the student and missed" in ran.out
 
 
 def test_thresholds_of_the_settings_are_tested_as_they_are_on_all_rows(
@@ -302,6 +338,61 @@ def test_thresholds_of_the_settings_are_tested_as_they_are_on_all_rows(
     found = json.loads(ran.out)
     assert (found["rows"], found["threshold"]) == (200, 0.9)
     assert found["escalation"] == pytest.approx(0.05)
+
+
+def test_rare_dear_losses_at_the_end_of_the_file_are_not_overlooked(
+    understudy: Command, tmp_path: Path
+) -> None:
+    """A mean loss of 0.2: more rows than these would be needed to prove that it is below 0.22."""
+    chosen = {"threshold": 0.5, "severity": SEVERITY}
+    config = settings_file(
+        tmp_path, policy=chosen, tickets={"prices": {"teacher_usd_per_1000": 90}}
+    )
+    data = labelled(tmp_path / "d", right=980, wrong=20)
+    more = ["--alpha", 0.5, "--alpha-severity"]
+    ran = certify(understudy, config, data, tmp_path / "c.json", *more, 0.22)
+    assert (ran.status, "keeps what is asked on 1000 rows" in ran.err) == (1, True)
+    ran = certify(understudy, config, data, tmp_path / "c.json", *more, 0.5, "--json")
+    found = json.loads(ran.out)["severity"]
+    assert found["mean"] == pytest.approx(0.2)
+    assert 0.2 < found["upper_bound"] < 0.5
+
+
+def test_a_file_that_the_student_was_made_from_certifies_nothing(
+    understudy: Command, tmp_path: Path
+) -> None:
+    data = labelled(tmp_path / "d", right=200)
+    tiny = tiny_bundle(tmp_path / "bundles")
+    manifest = bundle.open_bundle(tiny).manifest
+    digest = hashlib.sha256(data.read_bytes()).hexdigest()
+    made = manifest.provenance.model_copy(update={"data": {"train.jsonl": digest}})
+    files = {entry.name: (tiny / entry.name).read_bytes() for entry in manifest.files}
+    student = bundle.write(
+        manifest.model_copy(update={"provenance": made}), files, tmp_path / "bundles"
+    )
+    config = settings_file(tmp_path, student=student)
+    ran = certify(understudy, config, data, tmp_path / "c.json")
+    assert (ran.status, "was made from, and certifies nothing" in ran.err) == (2, True)
+    fresh = labelled(tmp_path / "fresh", right=201)
+    assert certify(understudy, config, fresh, tmp_path / "c.json").status == 0
+
+
+def test_no_certificate_holds_for_more_than_ten_years(understudy: Command, tmp_path: Path) -> None:
+    data, out = labelled(tmp_path / "d", right=200), tmp_path / "c.json"
+    config = settings_file(tmp_path)
+    assert certify(understudy, config, data, out, "--valid-days", 3651).status == 2
+    assert certify(understudy, config, data, out, "--valid-days", 3650).status == 0
+
+
+def test_words_promise_no_more_than_the_numbers() -> None:
+    said = in_words(certificate_of(alpha=0.00049, delta=0.000004))
+    assert said.startswith("with 99.9996% confidence, at most 0.049% of requests")
+    claim = {"alpha": 0.01234, "rows": 50, "missed": 0, "upper_bound": 0.01, "threshold": 1.0}
+    loss = {"alpha": 0.12345, "largest": 1.0, "mean": 0.1, "upper_bound": 0.12}
+    said = in_words(certificate_of(critical=claim, severity=loss))
+    assert said.startswith("each with 95% confidence: at most 2% of requests")
+    assert "at most 1.234% of critical requests" in said
+    assert "at most 0.12345 units of loss" in said
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway import settings
+from gateway import rungs, settings
 from gateway.assembly import open_gateway
+from gateway.contract.bundle import Bundle, open_bundle
 from gateway.errors import BundleMissing, SettingsError
 from gateway.rungs import open_teacher
 from gateway.settings import EnsembleSettings
@@ -267,3 +268,23 @@ def test_another_mix_of_members_has_another_name(tmp_path: Path) -> None:
 
 def test_an_ensemble_needs_a_member() -> None:
     assert EnsembleSettings.model_fields["members"].is_required()
+
+
+def test_a_large_bundle_is_not_loaded_on_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[threading.Thread] = []
+
+    def opened(path: Path) -> Bundle:
+        threads.append(threading.current_thread())
+        return open_bundle(path)
+
+    monkeypatch.setattr(rungs, "open_bundle", opened)
+    chosen = loaded(tmp_path, {"bundle": str(tiny_bundle(tmp_path / "t"))})
+
+    async def scene() -> None:
+        await (await open_teacher(chosen.tasks["tickets"].teacher, TASK)).close()
+
+    asyncio.run(scene())
+    assert len(threads) == 1
+    assert threads[0] is not threading.main_thread()

@@ -40,7 +40,7 @@ def test_stats_say_the_certificate_in_words(client: Client) -> None:
     certificate = client.get("/v1/stats").json()["tasks"]["tickets"]["serving"]["certificate"]
     assert (certificate["alpha"], certificate["rows"]) == (0.05, 500)
     assert certificate["words"] == (
-        "with 95% confidence, at most 5.0% of requests are answered by the student and wrong, "
+        "with 95% confidence, at most 5% of requests are answered by the student and wrong, "
         "counted against the gold labels (5 in 500 rows)"
     )
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from gateway.contract import certificate
 from gateway.contract.certificate import Fault, PolicyCertificate
@@ -72,6 +73,21 @@ def test_what_is_no_certificate_is_refused(tmp_path: Path, content: str) -> None
     path.write_text(content)
     with pytest.raises(SettingsError, match=r"c\.json is no certificate of a policy"):
         certificate.read(path)
+
+
+@pytest.mark.parametrize("days", [0.0, 3650.1, 1e300])
+def test_its_days_are_some_and_ten_years_at_most(days: float) -> None:
+    with pytest.raises(ValidationError, match="valid_days"):
+        issued(valid_days=days)
+
+
+def test_one_from_the_future_is_refused(tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    certificate.write(tmp_path / "c.json", issued(issued_at=now + timedelta(hours=23)))
+    assert certificate.read(tmp_path / "c.json") is not None
+    certificate.write(tmp_path / "c.json", issued(issued_at=now + timedelta(hours=25)))
+    with pytest.raises(SettingsError, match=r"c\.json is from the future"):
+        certificate.read(tmp_path / "c.json")
 
 
 def test_a_folder_is_no_certificate(tmp_path: Path) -> None:

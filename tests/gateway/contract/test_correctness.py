@@ -189,6 +189,9 @@ def test_a_manifest_whose_correctness_does_not_fit_it_is_refused(manifest: Manif
             "correctness": Correctness(heads=heads, rows=1),
             "domain": domain,
         }
+        if domain is not None:
+            vectors = [each | {"distance": 1.0} for each in content["golden"]["vectors"]]
+            content["golden"] |= {"distance_tolerance": 0.1, "vectors": vectors}
         return Manifest.model_validate(content)
 
     plain = (HeadCorrectness(head="intent"), HeadCorrectness(head="flags"))

@@ -59,6 +59,12 @@ def test_bytes_that_are_too_few_or_too_many_are_refused(more: int) -> None:
         Familiarity.read(content, DOMAIN, hidden=3)
 
 
+def test_sizes_that_no_machine_word_holds_are_refused() -> None:
+    four = DOMAIN.model_copy(update={"dimensions": 4})  # and 4 * 2**62 is 0 in 64 bits
+    with pytest.raises(BundleMismatch, match="has 48 bytes"):
+        Familiarity.read(b"\0" * 48, four, hidden=2**62)
+
+
 @pytest.mark.parametrize(
     "known", [[2, 1, 3, 4], [1, 2, 3, np.nan], [1, 2, 3, np.inf], [-1, 2, 3, 4]]
 )

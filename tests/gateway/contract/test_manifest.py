@@ -18,6 +18,7 @@ from gateway.contract.manifest import (
     Task,
 )
 from tests.factories import TASK, tiny_bundle
+from tests.familiar import familiar_bundle
 
 INTENT = Head(name="intent", kind=HeadKind.CHOICE, labels=("refund", "login", "other"))
 RISK = Head(name="risk", kind=HeadKind.FLAGS, labels=("legal",))
@@ -129,6 +130,19 @@ def test_a_temperature_is_above_zero(content: dict[str, Any], temperature: float
 def test_a_golden_vector_has_as_many_logits_as_the_task(content: dict[str, Any]) -> None:
     content["golden"]["vectors"][0]["logits"].pop()
     with pytest.raises(ValidationError, match="another number of logits"):
+        Manifest.model_validate(content)
+
+
+def test_with_a_domain_every_golden_vector_has_a_distance(tmp_path: Path) -> None:
+    tiny = tiny_bundle(tmp_path)
+    content = open_bundle(familiar_bundle(tiny)).manifest.model_dump(mode="json")
+    assert Manifest.model_validate(content).domain
+    tolerance = content["golden"].pop("distance_tolerance")
+    with pytest.raises(ValidationError, match="distance_tolerance is not set"):
+        Manifest.model_validate(content)
+    content["golden"]["distance_tolerance"] = tolerance
+    del content["golden"]["vectors"][1]["distance"]
+    with pytest.raises(ValidationError, match="a golden vector has no distance"):
         Manifest.model_validate(content)
 
 

@@ -9,10 +9,12 @@ import pytest
 import yaml
 
 from gateway import settings
+from gateway.contract import certificate
 from gateway.drills import aside
 from gateway.errors import ServingError
 from gateway.settings import Settings
 from tests.factories import settings_file, tiny_bundle
+from tests.gateway.contract.test_certificate import issued
 
 URL = "http://127.0.0.1:9/v1"
 
@@ -58,6 +60,31 @@ def test_no_money_is_counted_and_nothing_is_audited(tmp_path: Path) -> None:
     task = written(settings_file(tmp_path / "own", tickets=more), tmp_path / "aside")
     assert task.tasks["tickets"].audit.share == 0.0
     assert task.tasks["tickets"].budget.requests_per_second is None
+
+
+def test_files_are_found_from_wherever_the_drill_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tiny_bundle(tmp_path / "own" / "bundles")
+    settings_file(tmp_path / "own", student=Path("bundles") / bundle.name)
+    monkeypatch.chdir(tmp_path)
+    task = written(Path("own/understudy.yaml"), tmp_path / "aside").tasks["tickets"]
+    assert task.student.bundle == bundle
+    policy = tmp_path / "own" / "policy.yaml"
+    policy.write_text("certificate: promise.json\n")
+    read = settings.read_policy(Path("own/policy.yaml"))
+    assert read.certificate == policy.with_name("promise.json")
+
+
+@pytest.mark.parametrize(("named", "holds"), [(None, 0.75), (0.6, 0.6)])
+def test_a_certificate_lends_its_threshold_where_the_settings_name_none(
+    tmp_path: Path, named: float | None, holds: float
+) -> None:
+    certificate.write(tmp_path / "promise.json", issued())
+    policy = {"certificate": str(tmp_path / "promise.json"), "threshold": named}
+    path = settings_file(tmp_path / "own", policy=policy)
+    task = written(path, tmp_path / "aside").tasks["tickets"]
+    assert (task.policy.threshold, task.policy.certificate) == (holds, None)
 
 
 def test_other_tasks_stay_out_of_it(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from gateway.assembly import open_gateway
 from gateway.contract.bundle import open_bundle
 from gateway.errors import SettingsError
 from gateway.routing.policy import EscalationPolicy
-from gateway.rungs import policy_of
+from gateway.rungs import fingerprint, policy_of
 from gateway.students.student import Student
 from gateway.types import Answer, Instance, Prediction, Reason, Route, Terms, Wish
 from tests.factories import settings_file, tiny_bundle
@@ -75,6 +75,12 @@ def test_left_alone_it_is_one_in_a_hundred_where_the_bundle_can_tell(tmp_path: P
     assert least(tmp_path, familiar) == 0.01
     assert least(tmp_path, familiar, out_of_domain=0.05) == 0.05
     assert least(tmp_path, familiar, out_of_domain=None) is None
+
+
+def test_a_certificate_is_bound_to_what_is_strange_and_not_to_how_it_was_said() -> None:
+    auto, named = settings.PolicySettings(), settings.PolicySettings(out_of_domain=0.01)
+    assert fingerprint(auto, None, 0.01) == fingerprint(named, None, 0.01)
+    assert len({fingerprint(auto, None, least) for least in (None, 0.01, 0.05)}) == 3
 
 
 def test_a_share_that_the_bundle_cannot_keep_is_refused(tmp_path: Path) -> None:

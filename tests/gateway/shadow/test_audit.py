@@ -7,6 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 
+import pytest
+
+from gateway.errors import BudgetExhausted
+from gateway.routing.budget import Reservation
 from gateway.shadow.audit import Auditor, Skip
 from gateway.teachers.base import Said
 from gateway.teachers.breaker import Breaker, Limits
@@ -34,17 +38,30 @@ class Told:
         self.audits.append(audit)
 
 
+class Poor:
+    """A purse in which nothing is left."""
+
+    async def reserve(self, _micro_usd: int | None, *, audit: bool = False) -> Reservation:
+        """Refuse."""
+        raise BudgetExhausted(f"nothing is left, {audit=}")
+
+
 class Patient(ScriptedTeacher):
     """Answers when it is let."""
 
     def __init__(self) -> None:
         super().__init__(TICKETS, labels={"intent": "login"})
         self.free = asyncio.Event()
+        self.most = 0  # at once
+        self._now = 0
 
     async def answer(self, instance: Instance) -> Said:
         """Wait to be let."""
+        self._now += 1
+        self.most = max(self.most, self._now)
         said = await super().answer(instance)
         await self.free.wait()
+        self._now -= 1
         return said
 
 
@@ -101,39 +118,73 @@ def test_an_answer_that_was_not_drawn_is_not_shown() -> None:
     asyncio.run(work())
 
 
-def test_audits_above_the_bound_are_skipped_and_counted() -> None:
+def test_so_many_audits_run_and_no_more_are_to_be_drawn() -> None:
     async def work() -> None:
         told, teacher = Told(), Patient()
-        void: list[Answer] = []
-        audits = auditor(teacher, told, skipped=void.append)
-        for number in range(40):
+        audits = auditor(teacher, told)
+        for number in range(32):
+            assert audits.ready
             audits.answered(drawn(number))
-        assert +audits.skipped == {Skip.BUSY: 8}  # 32 at once
-        assert [answer.id for answer in void] == [identity(number) for number in range(32, 40)]
+        assert not audits.ready
+        audits.answered(drawn(32))  # drawn with others of one request, when there was room
         teacher.free.set()
         await audits.close()
-        assert len(told.audits) == 32
-        audits.answered(drawn())  # there is room again
-        await audits.close()
+        assert audits.ready
         assert len(told.audits) == 33
-        assert audits.skipped.total() == 8
+        assert audits.skipped.total() == 0
 
     asyncio.run(work())
 
 
-def test_an_audit_never_waits_for_a_place_of_the_teacher() -> None:
+def test_an_audit_waits_for_a_place_that_nobody_else_wants() -> None:
     async def work() -> None:
         told, teacher = Told(), Patient()
         audits = auditor(teacher, told, places=2)
+        assert audits.ready
         for number in range(5):
             audits.answered(drawn(number))
         for _ in range(5):  # the first two take the places, the others find none
             await asyncio.sleep(0)
         assert teacher.calls == 2
-        assert +audits.skipped == {Skip.BUSY: 3}
+        assert not audits.ready
         teacher.free.set()
         await audits.close()
-        assert len(told.audits) == 2
+        assert teacher.most == 2
+        assert len(told.audits) == 5
+
+    asyncio.run(work())
+
+
+def test_an_audit_that_never_finds_a_place_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.shadow.audit._PATIENCE_S", 0.0)
+
+    async def work() -> None:
+        told, teacher = Told(), Patient()
+        void: list[Answer] = []
+        audits = auditor(teacher, told, places=1, skipped=void.append)
+        audits.answered(drawn(1))
+        audits.answered(drawn(2))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert [answer.id for answer in void] == [identity(2)]
+        assert +audits.skipped == {Skip.BUSY: 1}
+        teacher.free.set()
+        await audits.close()
+
+    asyncio.run(work())
+
+
+def test_after_an_audit_that_there_was_no_money_for_none_is_drawn_for_a_while() -> None:
+    async def work() -> None:
+        guard = Guard(
+            ScriptedTeacher(TICKETS, labels={}), timeout_s=30.0, concurrency=4, purse=Poor()
+        )
+        audits = Auditor(teacher=guard, prices=PRICES, observers=[], skipped=lambda _answer: None)
+        assert audits.ready
+        audits.answered(drawn())
+        await audits.close()
+        assert +audits.skipped == {Skip.FAILED: 1}
+        assert not audits.ready
 
     asyncio.run(work())
 
@@ -200,6 +251,7 @@ def test_a_teacher_that_is_left_alone_is_not_audited_until_it_has_recovered() ->
             await audits.close()
         assert teacher.calls == 2  # an audit is asked once, whatever the settings say of retries
         assert +audits.skipped == {Skip.FAILED: 2, Skip.DOWN: 2}
+        assert not audits.ready
         clock.now += 60.0  # one call may try again; it is not an audit's to make
         audits.answered(drawn())
         await audits.close()

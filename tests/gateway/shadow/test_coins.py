@@ -34,11 +34,21 @@ class Falls(random.Random):
 def test_the_uniform_coin_falls_below_its_share(
     fall: float, share: float, coin: Coin | None
 ) -> None:
-    assert Coins(share, random=Falls(fall)).toss(0.9) == Draw(share, share, coin)
+    assert Coins(share, random=Falls(fall)).toss(0.9) == Draw(share, share, coin, open=True)
 
 
 def test_without_audits_no_coin_is_tossed() -> None:
     assert Coins(random=Falls()).toss(0.9) == Draw(0.0, 0.0, None)
+
+
+def test_while_no_audit_can_be_made_no_coin_is_tossed() -> None:
+    coins = Coins(1.0, random=Falls(), ready=lambda: False)
+    assert coins.toss(0.9) == Draw()
+    assert coins.toss(None) == Draw()
+
+
+def test_what_the_teacher_has_said_needs_no_coin() -> None:
+    assert Coins(1.0, random=Falls()).toss(None) == Draw(open=True)
 
 
 @pytest.mark.parametrize(

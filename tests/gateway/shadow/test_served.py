@@ -110,11 +110,20 @@ def test_what_the_teacher_never_saw_is_not_counted_as_right() -> None:
 
 def test_the_teachers_answers_do_not_stand_for_all_while_audits_are_off() -> None:
     made = quality(Audited())
-    made.answered(taught())
+    made.answered(replace(taught(), auditable=False))
     made.answered(row(share=0.0))
     found = made.served("tickets")
     assert found is not None
     assert (found.whole.rows, found.unmeasured) == (0, 1)
+
+
+def test_while_no_audit_can_be_made_the_teachers_answers_count_no_more_than_the_others() -> None:
+    made = quality()
+    made.answered(replace(taught(), auditable=False))
+    made.answered(row(share=0.0))
+    found = made.served("tickets")
+    assert found is not None
+    assert (found.whole.rows, found.unmeasured) == (0, 2)
 
 
 def test_a_teacher_that_is_silent_on_a_head_settles_nothing() -> None:

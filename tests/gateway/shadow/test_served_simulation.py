@@ -48,6 +48,7 @@ class World:
     targeted: float = 0.0
     skipped: Callable[[int], bool] = lambda _row: False
     worse: Callable[[int], float] = lambda _row: 1.0  # factor of the error at that row
+    held: int = 0  # rows for which an audit holds the teacher's only place
 
 
 @dataclass(frozen=True)
@@ -78,13 +79,14 @@ def live(world: World, seed: int, *, looking: bool = True) -> Iterator[Moment]:
     """One life of a gateway: a moment after each audit, for who is `looking`; one at the end."""
     quality = ServedQuality([TASK])
     quality.follow("tickets", Audited(uniform=True, any=True))
-    coins = Coins(SHARE, world.targeted, random.Random(seed))
+    free_at = 0  # the row from which on the teacher's only place is free
+    coins = Coins(SHARE, world.targeted, random.Random(seed), lambda: row >= free_at)
     draw = np.random.default_rng(seed)
     kinds, luck = draw.choice(3, world.rows, p=(0.3, 0.5, 0.2)), draw.random(world.rows)
     errors = 0
     for row, (kind, fate) in enumerate(zip(kinds.tolist(), luck.tolist(), strict=True)):
         if kind == 2:
-            quality.answered(TAUGHT)
+            quality.answered(replace(TAUGHT, auditable=coins.toss(None).open))
             continue
         wrong = fate < (0.12, 0.005)[kind] * world.worse(row)
         errors += wrong
@@ -93,6 +95,7 @@ def live(world: World, seed: int, *, looking: bool = True) -> Iterator[Moment]:
         quality.answered(given)
         if toss.coin is None:
             continue
+        free_at = row + world.held
         if world.skipped(row):
             quality.skipped(given)
             continue
@@ -120,6 +123,7 @@ def drifts(row: int) -> float:
         pytest.param(World(rows=4000), marks=LONG, id="uniform"),
         pytest.param(World(rows=4000, targeted=0.1), id="targeted"),
         pytest.param(World(rows=4000, skipped=busy), marks=LONG, id="busy"),
+        pytest.param(World(rows=8000, held=200), id="one place"),
     ],
 )
 def test_the_estimate_is_unbiased_however_bad_the_score_is(world: World) -> None:
@@ -139,6 +143,7 @@ def test_the_estimate_is_unbiased_however_bad_the_score_is(world: World) -> None
         pytest.param(World(), id="uniform"),
         pytest.param(World(targeted=0.1), id="targeted"),
         pytest.param(World(skipped=busy), id="busy"),
+        pytest.param(World(rows=4000, held=200), id="one place"),
     ],
 )
 @LONG

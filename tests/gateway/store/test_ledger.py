@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from threading import Event
 
 import psycopg
 import pytest
@@ -350,3 +351,30 @@ def test_the_last_settlements_are_booked_at_the_end(file_books: Callable[[], Led
     first.close()
     account.settle(held[0], 10)  # too late to be heard, and nothing is wrong with that
     assert Account(file_books()).balance(DAY) == (200, 0)
+
+
+def test_a_pile_that_cannot_be_booked_is_not_tried_entry_by_entry(tmp_path: Path) -> None:
+    engine = open_database(tmp_path / "records.db")
+    begun, go = Event(), Event()
+    turns: list[str] = []
+
+    def clock() -> float:
+        turns.append("one")
+        begun.set()
+        assert go.wait(SOON)
+        raise OSError("the disk is gone")
+
+    ledger = Ledger(engine, clock=clock)
+    order = Order("one", TASK, CALL)
+    ledger.settle(order, 1)
+    assert begun.wait(SOON)
+    for _ in range(100):
+        ledger.settle(order, 1)
+    go.set()
+    ledger._thread.submit(int).result(SOON)  # behind all turns that are to come
+    assert len(turns) == 2
+    ledger.close()
+    assert len(turns) == 3
+    with pytest.raises(RuntimeError):
+        ledger.reserve(order, LIMITS)
+    engine.dispose()

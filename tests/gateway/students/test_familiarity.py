@@ -157,6 +157,15 @@ def test_a_domain_of_another_size_is_refused(tiny: Path) -> None:
         Student(open_bundle(path))
 
 
+def test_a_pooled_vector_of_another_width_than_the_manifests_is_refused(tiny: Path) -> None:
+    manifest = open_bundle(tiny).manifest
+    files = {entry.name: (tiny / entry.name).read_bytes() for entry in manifest.files}
+    wide = manifest.graph.model_copy(update={"hidden": 6})
+    path = bundle.write(manifest.model_copy(update={"graph": wide}), files, tiny.parent)
+    with pytest.raises(BundleMismatch, match=r"pools a text into \(5,\), the manifest says 6"):
+        Student(open_bundle(path))
+
+
 def test_a_domain_without_its_file_and_a_file_without_its_domain_are_refused(tiny: Path) -> None:
     path = familiar_bundle(tiny)
     manifest = open_bundle(path).manifest

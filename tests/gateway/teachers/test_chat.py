@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack
 from decimal import Decimal
@@ -28,6 +29,7 @@ from gateway.teachers.upstream import Upstream
 from gateway.types import Instance
 from tests.factories import TASK
 from tests.gateway.teachers.chat_server import Body, ChatServer, Reply, completion
+from tests.gateway.telemetry.clock import Clock
 
 FRAUD = {"intent": "fraud", "flags": ["urgent"]}
 PRICES = TokenPrices(Decimal(2), Decimal(10))  # 100 tokens read and 10 written: 300 micro-USD
@@ -45,7 +47,10 @@ def serve() -> Iterator[Serve]:
 
 
 def with_teacher(
-    server: ChatServer, work: Callable[[ChatTeacher], Coroutine[Any, Any, Told]], **asking: Any
+    server: ChatServer,
+    work: Callable[[ChatTeacher], Coroutine[Any, Any, Told]],
+    clock: Callable[[], float] = time.monotonic,
+    **asking: Any,
 ) -> Told:
     async def run() -> Told:
         teacher = ChatTeacher(
@@ -53,6 +58,7 @@ def with_teacher(
             Upstream(server.url, headers={"Authorization": "Bearer k"}, timeout_s=30.0),
             asking=Asking(model="m", **asking),
             prices=PRICES,
+            clock=clock,
         )
         try:
             return await work(teacher)
@@ -132,6 +138,7 @@ def test_a_server_that_knows_no_format_at_all_is_asked_without_one(serve: Serve)
 def test_a_form_that_is_named_is_the_only_one(serve: Serve, form: str) -> None:
     server = serve(only())
     refused = ask_three_times(server, structured=form)
+    assert [isinstance(each, TeacherRefused) and each.lasting for each in refused] == [False] * 3
     assert [type(each) for each in refused] == [TeacherRefused] * 3
     assert forms(server) == [form] * 3
 
@@ -142,6 +149,7 @@ def test_a_form_that_was_taken_once_is_not_blamed_for_a_later_refusal(serve: Ser
     first, second, third = ask_three_times(server)
     assert isinstance(first, Said)
     assert isinstance(second, TeacherRefused)
+    assert not second.lasting
     assert isinstance(third, Said)
     assert forms(server) == ["json_schema"] * 3
 
@@ -152,25 +160,55 @@ def test_a_request_that_is_refused_in_every_form_settles_none(serve: Serve) -> N
     first, second, _ = ask_three_times(server)
     assert isinstance(first, TeacherRefused)
     assert isinstance(second, Said)
-    assert forms(server)[3:] == ["json_schema"] * 2
+    assert forms(server)[3:] == ["none", "json_schema"]
+
+
+def test_where_every_form_is_refused_the_last_alone_is_asked_for_a_while(serve: Serve) -> None:
+    clock, server = Clock(), serve(only())
+
+    async def work(teacher: ChatTeacher) -> None:
+        for seconds in (0.0, 0.0, 29.0, 1.0):
+            clock.now += seconds
+            with pytest.raises(TeacherRefused) as refused:
+                await teacher.answer(ASKED)
+            assert refused.value.lasting
+
+    with_teacher(server, work, clock)
+    ladder = ["json_schema", "json_object", "none"]
+    assert forms(server) == [*ladder, "none", "none", *ladder]
 
 
 @pytest.mark.parametrize(
-    ("status", "error"),
+    ("status", "error", "cost"),
     [
-        (401, TeacherRefused),
-        (404, TeacherRefused),
-        (429, TeacherLimited),
-        (503, TeacherUnavailable),
+        (401, TeacherRefused, 0),
+        (404, TeacherRefused, 0),
+        (429, TeacherLimited, 0),
+        (503, TeacherUnavailable, None),
     ],
 )
 def test_other_failures_are_told_at_once(
-    serve: Serve, status: int, error: type[TeacherError]
+    serve: Serve, status: int, error: type[TeacherError], cost: int | None
 ) -> None:
     server = serve(lambda _: (status, {"error": {"message": "no"}}))
-    with pytest.raises(error):
+    with pytest.raises(error) as failed:
         ask(server)
+    assert failed.value.cost == cost
     assert len(server.bodies) == 1
+
+
+@pytest.mark.parametrize(
+    ("before", "samples"),
+    [((400, {"error": "no such format"}), 1), (completion(FRAUD), 2)],
+    ids=["another form", "another sample"],
+)
+def test_a_failure_is_not_free_where_another_request_may_have_cost_something(
+    serve: Serve, before: Reply, samples: int
+) -> None:
+    replies = iter([before, (429, {"error": "slow down"})])
+    with pytest.raises(TeacherLimited) as limited:
+        ask(serve(lambda _: next(replies)), samples=samples)
+    assert limited.value.cost is None
 
 
 def test_log_probabilities_become_probabilities(serve: Serve) -> None:

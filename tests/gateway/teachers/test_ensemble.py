@@ -147,6 +147,11 @@ def test_where_all_refuse_another_try_is_of_no_use() -> None:
     with pytest.raises(TeacherRefused) as raised:
         vote(members(Sure(error=refused), Sure(error=refused)))
     assert raised.value.mend == "name another"
+    assert not raised.value.lasting
+    wrong = Sure(error=TeacherRefused("wrong key", lasting=True))
+    with pytest.raises(TeacherRefused) as raised:
+        vote(members(wrong, wrong))
+    assert raised.value.lasting
     with pytest.raises(TeacherUnavailable):
         vote(members(Sure(error=refused), Sure(error=TeacherUnavailable("down"))))
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import time
 from collections import Counter
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -134,13 +136,15 @@ def guarded(teacher: ScriptedTeacher, **more: Any) -> Guard:
 
 @dataclass
 class Slept:
-    """Waits no time, and remembers how long it would have been."""
+    """Waits no time but that of a clock, and remembers how long it would have been."""
 
     pauses: list[float] = field(default_factory=list)
+    clock: Clock = field(default_factory=Clock)
 
     async def __call__(self, seconds: float) -> None:
         """Let the others run."""
         self.pauses.append(seconds)
+        self.clock.now += seconds
         await asyncio.sleep(0)
 
 
@@ -330,6 +334,19 @@ def test_a_call_is_not_begun_with_less_time_than_half_of_the_answers_took() -> N
     asyncio.run(work())
 
 
+def test_answers_of_long_ago_refuse_nobody() -> None:
+    async def work() -> None:
+        clock, teacher = Clock(), ScriptedTeacher(TASK, labels={})
+        guard = warmed(guarded(teacher, clock=clock), seconds=5.0)
+        with pytest.raises(TeacherTimeout, match="was not asked"):
+            await guard.answer(ASKED, deadline=time.perf_counter() + 4.0)
+        clock.now += 60.0
+        await guard.answer(ASKED, deadline=time.perf_counter() + 4.0)
+        assert teacher.calls == 1
+
+    asyncio.run(work())
+
+
 def test_a_call_that_failed_is_made_again_once() -> None:
     async def work() -> None:
         watch, slept = Counted(), Slept()
@@ -415,9 +432,34 @@ def test_a_teacher_that_says_when_to_come_back_is_not_asked_before() -> None:
     async def work() -> None:
         slept = Slept()
         teacher = Planned(TeacherLimited("too many", retry_after=3.0))
-        await guarded(teacher, sleep=slept).answer(ASKED, deadline=time.perf_counter() + 20.0)
+        guard = guarded(teacher, sleep=slept, clock=slept.clock)
+        await guard.answer(ASKED, deadline=time.perf_counter() + 20.0)
         (pause,) = slept.pauses
         assert 3.0 <= pause <= 3.2
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize(("said", "rests"), [(3.0, 3.0), (7200.0, 60.0)])
+def test_before_the_time_that_a_teacher_said_nobody_asks_it(said: float, rests: float) -> None:
+    async def work() -> None:
+        clock, watch = Clock(), Counted()
+        teacher = Planned(TeacherLimited("too many", retry_after=said))
+        guard = guarded(teacher, retries=0, concurrency=1, clock=clock, watch=watch)
+        calls = [asyncio.create_task(guard.answer(ASKED)) for _ in range(3)]
+        errors = await asyncio.gather(*calls, return_exceptions=True)
+        limited = [each for each in errors if isinstance(each, TeacherLimited)]
+        assert [each.asked for each in limited] == [True, False, False]  # two had waited
+        clock.now += rests - 1.0
+        with pytest.raises(TeacherLimited, match="takes no more for another 1 s") as spared:
+            await guard.answer(ASKED)
+        assert (spared.value.asked, spared.value.retry_after) == (False, 1.0)
+        assert watch.attempts == {"limited": 1}
+        assert guard.busy
+        clock.now += 1.0
+        assert not guard.busy
+        await guard.answer(ASKED)
+        assert len(teacher.begun) == 2
 
     asyncio.run(work())
 
@@ -490,6 +532,7 @@ def test_after_five_failures_the_teacher_is_left_alone_and_nobody_is_billed() ->
         (TeacherGarbled("nonsense"), True),
         (TeacherLimited("too many"), True),
         (TeacherRefused("this request is wrong"), False),
+        (TeacherRefused("the key is wrong", lasting=True), True),
     ],
 )
 def test_whatever_makes_it_useless_opens_the_breaker(error: TeacherError, *, opens: bool) -> None:
@@ -540,6 +583,19 @@ def test_a_call_cut_short_by_its_caller_counts_only_where_the_teacher_was_late()
                 await guard.answer(ASKED, deadline=time.perf_counter() + 0.01)
             assert state(guard) is becomes
             assert watch.attempts == {"cancelled" if usual else "timeout": 1}
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize(("timeout_s", "becomes"), [(SOON, State.CLOSED), (0.2, State.OPEN)])
+def test_while_nobody_knows_what_is_usual_half_of_the_timeout_is_late(
+    timeout_s: float, becomes: State
+) -> None:
+    async def work() -> None:
+        guard = guarded(Planned(HANG), timeout_s=timeout_s, breaker=Breaker(Limits(failures=1)))
+        with pytest.raises(TeacherTimeout):
+            await guard.answer(ASKED, deadline=time.perf_counter() + 0.15)
+        assert state(guard) is becomes
 
     asyncio.run(work())
 
@@ -699,6 +755,21 @@ def test_money_is_reserved_before_every_attempt_and_settled_after_it() -> None:
     asyncio.run(work())
 
 
+def test_a_failure_that_cost_nothing_is_not_paid_for() -> None:
+    async def work() -> None:
+        wallet, teacher = Wallet(), Planned(TeacherLimited("too many", cost=0))
+        with pytest.raises(TeacherLimited) as failed:
+            await guarded(teacher, purse=wallet, retries=0).answer(ASKED)
+        assert wallet.settled == [0]
+        assert (failed.value.asked, failed.value.bill(2500)) == (True, 0)
+        said = await guarded(
+            Planned(TeacherUnavailable("refused", cost=0)), random_source=AtOnce()
+        ).answer(ASKED)
+        assert said.bill(2500) == 2500  # of the second call alone
+
+    asyncio.run(work())
+
+
 def test_without_money_the_teacher_is_not_asked_and_the_breaker_not_told() -> None:
     async def work() -> None:
         clock, teacher = Clock(), Planned(TeacherUnavailable("down"))
@@ -848,3 +919,54 @@ def test_who_counts_is_told_that_the_guard_is_gone() -> None:
     watch = Counted()
     asyncio.run(guarded(Planned(), watch=watch).close())
     assert watch.gone
+
+
+def complaints(work: Callable[[], Coroutine[Any, Any, None]]) -> list[str]:
+    """What the event loop complains of while that runs."""
+    said: list[str] = []
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: said.append(context["message"]))
+        await work()
+        gc.collect()
+
+    asyncio.run(run())
+    return said
+
+
+def test_an_error_of_the_call_that_lost_is_looked_at() -> None:
+    class Sore(Planned):
+        async def answer(self, instance: Instance) -> Said:
+            try:
+                return await super().answer(instance)
+            except asyncio.CancelledError as error:
+                raise TeacherUnavailable("hung up") from error
+
+    async def work() -> None:
+        await hedged(Sore(HANG, 500)).answer(ASKED)
+
+    assert complaints(work) == []
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_an_error_that_comes_as_its_caller_leaves_is_looked_at(turns: int) -> None:
+    class Sore(Patient):
+        async def answer(self, instance: Instance) -> Said:
+            await super().answer(instance)
+            raise TeacherUnavailable("down")
+
+    async def work() -> None:
+        teacher = Sore()
+        guard = guarded(teacher, retries=0)
+        call = asyncio.create_task(guard.answer(ASKED))
+        await teacher.started.wait()
+        teacher.free.set()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        call.cancel()
+        await asyncio.wait({call})
+        if not call.cancelled():
+            call.exception()
+
+    assert complaints(work) == []

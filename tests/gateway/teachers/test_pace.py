@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gateway.teachers.pace import Pace
+from tests.gateway.telemetry.clock import Clock
 
 
 def test_without_answers_nothing_is_known() -> None:
@@ -34,3 +35,17 @@ def test_only_the_last_answers_count() -> None:
     for seconds in (100.0,) * 64 + (1.0,) * 64:
         pace.took(seconds)
     assert (pace.median, pace.p95) == (1.0, 1.0)
+
+
+def test_what_took_long_a_minute_ago_is_forgotten() -> None:
+    clock = Clock()
+    pace = Pace(clock=clock)
+    for _ in range(20):
+        pace.took(9.0)
+    clock.now += 59.0
+    pace.took(1.0)
+    assert (pace.median, pace.p95) == (9.0, 9.0)
+    clock.now += 1.0
+    assert (pace.median, pace.p95) == (1.0, None)
+    clock.now += 59.0
+    assert pace.median == 0.0

@@ -182,6 +182,9 @@ def test_a_status_says_whether_another_try_is_of_use(status: int, kind: type[Tea
     error = error_of(says(sent))
     assert type(error) is kind
     assert f"answered {status}" in error.message
+    shut = status in {401, 403, 404}
+    assert error.cost == (0 if shut or status == 429 else None)
+    assert getattr(error, "lasting", False) is shut
 
 
 def test_no_redirect_is_followed() -> None:
@@ -227,8 +230,9 @@ def test_a_limit_says_how_long_to_wait(headers: list[str], seconds: float | None
 def test_a_limit_of_money_is_a_refusal(name: str) -> None:
     body = b'{"error": {"message": "pay first", "%s": "insufficient_quota"}}' % name.encode()
     error = error_of(says(reply(body, "retry-after: 1", status="429 Too Many")))
-    assert type(error) is TeacherRefused
+    assert isinstance(error, TeacherRefused)
     assert error.message.endswith("answered 429: pay first")
+    assert (error.lasting, error.cost) == (True, 0)
 
 
 @pytest.mark.parametrize(
@@ -346,7 +350,7 @@ def test_a_port_where_nobody_listens_is_a_teacher_that_is_down() -> None:
             way = upstream(url)
             with pytest.raises(TeacherUnavailable, match="cannot be reached") as raised:
                 await way.post("/x", b"{}")
-            assert raised.value.asked
+            assert (raised.value.asked, raised.value.cost) == (True, 0)
             await way.close()
 
         run(scene())
@@ -356,6 +360,7 @@ def test_a_server_that_hangs_up_is_a_teacher_that_is_down() -> None:
     error = error_of(says(b"", close=True))
     assert type(error) is TeacherUnavailable
     assert error.message.endswith("closed the connection")
+    assert error.cost is None  # it may have read the request
 
 
 def test_a_reset_is_a_teacher_that_is_down() -> None:
@@ -485,8 +490,9 @@ def test_a_name_that_nobody_knows_is_a_teacher_that_is_down() -> None:
     async def scene(resolve: Any) -> None:
         _resolve_by(resolve)
         way = upstream("http://teacher.internal")
-        with pytest.raises(TeacherUnavailable, match="cannot be reached"):
+        with pytest.raises(TeacherUnavailable, match="cannot be reached") as raised:
             await way.post("/x", b"{}")
+        assert raised.value.cost == 0
         await way.close()
 
     async def unknown(*_: Any, **__: Any) -> Any:

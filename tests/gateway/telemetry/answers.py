@@ -84,6 +84,7 @@ def escalated(
     route: Route = Route.TEACHER,
     reason: Reason = Reason.LOW_CONFIDENCE,
     failure: str = "",
+    auditable: bool = True,
 ) -> Answer:
     """An answer for which the teacher was asked, 40 ms long."""
     said = teacher if route is Route.TEACHER else student
@@ -102,6 +103,7 @@ def escalated(
         stages=Stages(queue=0.001, student=0.002, teacher=0.04, total=0.05),
         at=1_700_000_000.0 + number,
         failure=failure,
+        auditable=auditable,
     )
 
 
