@@ -55,7 +55,14 @@ def broken(found: Mapping[str, Any]) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("kind", ["slow", "rate-limited", "flaky"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("slow", marks=pytest.mark.soak),
+        "rate-limited",
+        pytest.param("flaky", marks=pytest.mark.soak),
+    ],
+)
 def test_the_promises_hold_and_the_status_says_so(drill: Drill, kind: str) -> None:
     done, found = drill(kind, "--slow-ms", 200)
     assert broken(found) == []

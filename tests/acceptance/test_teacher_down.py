@@ -62,6 +62,7 @@ FAULTS = {
     "429": answering(turns(limited(1.0))),
     "garbage": answering(turns(*GARBAGE)),
 }
+ALIKE = {"closed", "500"}  # much as "reset" and "503": not in each run of the tests
 
 
 class Drill:
@@ -129,7 +130,10 @@ def settings(url: str, *, timeout_s: float) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    "fault",
+    [pytest.param(each, marks=pytest.mark.soak if each in ALIKE else ()) for each in FAULTS],
+)
 def test_a_teacher_that_fails_costs_no_confident_request_and_is_spared(
     start: Starter, fault: str
 ) -> None:

@@ -120,7 +120,7 @@ def test_audits_are_refused_first(serve: Opener) -> None:
     asked(client, "refund one", "refund two", "refund three")  # identical ones share a call
     client.portal.call(client.gateway.successions[TASK.name].auditor.close)
     skipped = client.get("/v1/stats").json()["tasks"]["tickets"]["audits_skipped"]
-    assert sum(skipped.values()) == 2
+    assert 1 <= sum(skipped.values()) <= 2  # after the first of them none is drawn for a while
     assert asked(client, UNSURE, UNSURE, UNSURE) == [
         ("teacher", None),
         ("teacher", None),

@@ -97,6 +97,7 @@ def test_the_world_leaves_something_to_be_proven() -> None:
 
 
 @pytest.mark.simulation
+@pytest.mark.no_cover
 @pytest.mark.parametrize(
     ("alpha", "critical", "severity"),
     [
@@ -120,6 +121,7 @@ def test_each_claim_breaks_its_promise_in_five_percent_of_cases_at_most(
 
 
 @pytest.mark.simulation
+@pytest.mark.no_cover
 @pytest.mark.parametrize("rare", [0.02, 0.2])
 def test_the_bound_on_a_mean_loss_is_above_it_but_for_five_percent_of_cases(rare: float) -> None:
     """Mostly nothing, sometimes all: where a normal approximation would be far too sure."""

@@ -120,6 +120,7 @@ def drifting(draw: np.random.Generator) -> tuple[Arrays, Arrays]:
 
 
 @pytest.mark.simulation
+@pytest.mark.no_cover
 @pytest.mark.parametrize(
     "world",
     [
@@ -138,6 +139,7 @@ def test_each_bound_holds_at_all_times_together(world: World) -> None:
 
 
 @pytest.mark.simulation
+@pytest.mark.no_cover
 def test_a_bound_for_one_look_does_not_hold_at_all_times() -> None:
     """What the bets are for: the exact fixed bound (Clopper and Pearson) is broken by looking."""
     draw, wrong = np.random.default_rng(20), 0

@@ -26,7 +26,7 @@ from gateway.shadow.served import Audited, Rate, ServedQuality
 from gateway.types import Answer, Audit, Coin, Prediction
 from tests.gateway.telemetry.answers import audit, confident, escalated, prediction
 
-pytestmark = pytest.mark.simulation
+pytestmark = [pytest.mark.simulation, pytest.mark.no_cover]  # loops that tracing would double
 LONG = pytest.mark.soak  # not in each run of the tests
 
 REPEATS = 500
@@ -121,7 +121,7 @@ def drifts(row: int) -> float:
     "world",
     [
         pytest.param(World(rows=4000), marks=LONG, id="uniform"),
-        pytest.param(World(rows=4000, targeted=0.1), id="targeted"),
+        pytest.param(World(rows=4000, targeted=0.1), marks=LONG, id="targeted"),
         pytest.param(World(rows=4000, skipped=busy), marks=LONG, id="busy"),
         pytest.param(World(rows=8000, held=200), id="one place"),
     ],
