@@ -1,14 +1,20 @@
-"""The offline commands: init, teach, distill, demo. Heavy libraries load when a command runs."""
+"""The offline commands: init, traces, teach, distill, demo. Heavy libraries load when one runs."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from gateway.contract.manifest import OperatingPoint
+    from distill.data.traces import Imported
+    from gateway.contract.manifest import Evaluation, OperatingPoint
+
+_LABELS_SHOWN = 12  # of a head; a line of a terminal or two
 
 RecipeOption = Annotated[Path, typer.Option("--recipe", help="The recipe to follow.")]
 
@@ -16,6 +22,9 @@ RecipeOption = Annotated[Path, typer.Option("--recipe", help="The recipe to foll
 def register(app: typer.Typer) -> None:
     """Add the offline commands to `understudy`."""
     app.command()(init)
+    traces = typer.Typer(help="What a team has logged of its teacher.", no_args_is_help=True)
+    traces.command("import")(import_traces)
+    app.add_typer(traces, name="traces")
     app.command()(teach)
     app.command()(distill)
     app.command()(demo)
@@ -23,13 +32,28 @@ def register(app: typer.Typer) -> None:
 
 def init(
     name: Annotated[str, typer.Argument(help="The task's name, such as `tickets`.")],
-    data: Annotated[Path, typer.Option(help="CSV, JSONL or Parquet.")],
+    data: Annotated[
+        Path, typer.Option(help="CSV, JSONL or Parquet; or Example lines, which say the labels.")
+    ],
     label_column: Annotated[
         list[str] | None,
         typer.Option(help="COLUMN, or COLUMN:flags for `a|b` cells; may be repeated."),
     ] = None,
     teacher: Annotated[
         Path | None, typer.Option(help="A bundle that labels the texts; its labels are taken.")
+    ] = None,
+    teacher_url: Annotated[
+        str | None, typer.Option(help="A chat model that labels the texts: its server, up to /v1.")
+    ] = None,
+    teacher_model: Annotated[
+        str | None, typer.Option(help="With --teacher-url: the model, as the server calls it.")
+    ] = None,
+    teacher_key: Annotated[
+        str | None, typer.Option(help="The name of its key in UNDERSTUDY_TEACHER_KEYS.")
+    ] = None,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(help="HEAD=a,b,c or HEAD:flags=a,b: of texts that nobody has labelled."),
     ] = None,
     text_column: Annotated[str, typer.Option()] = "text",
     test: Annotated[Path | None, typer.Option(help="A file of its own for the test.")] = None,
@@ -53,18 +77,21 @@ def init(
         task=name,
         data=data,
         label_columns=columns,
+        labels=[project.HeadLabels.parse(each) for each in labels or ()],
         teacher=teacher,
+        asked=project.ChatModel.named(teacher_url, teacher_model, teacher_key),
         text_column=text_column,
         test=test,
         unlabelled=unlabelled,
         group_column=group_column,
         field_columns=tuple(field_column or ()),
     )
-    for path in project.create(out, plan, force=force):
+    written = project.create(out, plan, force=force)
+    for path in written:
         typer.echo(f"wrote {path}")
     where = "" if out == Path() else f" --recipe {out / 'recipe.yaml'}"
-    typer.echo("\nNext: read the two files, then")
-    if teacher is None:
+    typer.echo("\nNext: read the two files, then" if len(written) > 1 else "\nNext: read it, then")
+    if teacher is None and teacher_url is None and len(written) > 1:
         typer.echo(f"  understudy teach{where}      # only if there is no teacher yet")
     typer.echo(f"  understudy distill{where}")
 
@@ -97,17 +124,8 @@ def distill(recipe: RecipeOption = Path("recipe.yaml")) -> None:
     manifest = sealed.bundle.manifest
     typer.echo(f"student: {sealed.bundle.path}  ({sealed.bundle.size / 1e6:.1f} MB)")
     evaluation, latency = manifest.reports.evaluation, manifest.reports.latency
-    if evaluation:
-        for head in evaluation.heads:
-            typer.echo(
-                f"  {head.head}: accuracy {head.accuracy:.2%} (teacher "
-                f"{head.teacher_accuracy:.2%}), agreement {head.agreement:.2%}, ECE {head.ece:.3f}"
-            )
-        typer.echo(
-            f"  all heads: student {evaluation.accuracy:.2%}, teacher "
-            f"{evaluation.teacher_accuracy:.2%}, system {evaluation.system_accuracy:.2%} "
-            f"at {evaluation.escalation:.1%} escalated"
-        )
+    for line in _measured(evaluation) if evaluation else ():
+        typer.echo(f"  {line}")
     for point in manifest.operating_points:
         typer.echo(f"  certificate: {_promise(point)}")
     if latency and latency.teacher_p50_ms:
@@ -142,6 +160,108 @@ def demo(
         fresh=fresh,
         as_json=as_json,
     )
+
+
+def import_traces(
+    file: Annotated[Path, typer.Argument(help="JSON lines: texts and what a model said of them.")],
+    out: Annotated[Path, typer.Option(help="The Example lines to write.")] = Path("examples.jsonl"),
+    text_key: Annotated[str, typer.Option(help="Where the text stands; dots lead inwards.")] = (
+        "text"
+    ),
+    label_key: Annotated[
+        str | None, typer.Option(help="Where the label stands, of a single head of that name.")
+    ] = None,
+    head: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=KEY, or NAME:flags=KEY; may be repeated, one head each."),
+    ] = None,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=a,b,c: a line that says another label is left out."),
+    ] = None,
+    scores: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=KEY: where an object of label and probability stands."),
+    ] = None,
+    field_key: Annotated[
+        list[str] | None, typer.Option(help="A key that risk rules may read; may be repeated.")
+    ] = None,
+    group_key: Annotated[
+        str | None, typer.Option(help="Lines of one group are never split apart.")
+    ] = None,
+    propensity_key: Annotated[
+        str | None, typer.Option(help="With which probability the line was logged.")
+    ] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Logged chats: messages, and a response or choices.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+) -> None:
+    """Make Example lines of traces, from which a first student can be distilled."""
+    from distill.data import traces  # noqa: PLC0415  keeps `--help` fast
+
+    shape = traces.Shape(
+        heads=traces.heads(head or (), labels or (), label_key=label_key, chat=chat),
+        text=text_key,
+        chat=chat,
+        scores=dict(traces.pair(each, "--scores") for each in scores or ()),
+        fields=tuple(field_key or ()),
+        group=group_key,
+        propensity=propensity_key,
+    )
+    found = traces.convert(file, out, shape)
+    if as_json:
+        typer.echo(json.dumps({"out": str(out)} | asdict(found), ensure_ascii=False))
+        return
+    for line in _imported(found):
+        typer.echo(line)
+    typer.echo(f"\nwrote {out}\nNext:  understudy init NAME --data {out}")
+
+
+def _imported(found: Imported) -> Iterator[str]:
+    """What came of an import, a line each."""
+    from distill.data.traces import told  # noqa: PLC0415  keeps `--help` fast
+
+    yield f"{found.lines:,} lines, {found.written:,} examples"
+    if found.duplicates:
+        yield f"  {found.duplicates:,} of a text that is there already"
+    if found.contradictions:
+        yield (
+            f"  {found.contradictions:,} texts had several answers: the commonest stands, and "
+            "the shares are its scores"
+        )
+    if found.unusable:
+        yield f"  {len(found.unusable):,} could not be used: {told(found.unusable)}"
+    for head, counts in found.labels.items():
+        shown = [f"{label} {count:,}" for label, count in list(counts.items())[:_LABELS_SHOWN]]
+        rest = len(counts) - len(shown)
+        yield f"  {head}: {', '.join(shown)}" + (f" and {rest} more labels" if rest else "")
+
+
+def _measured(evaluation: Evaluation) -> Iterator[str]:
+    """What the test split says, a line each: of a teacher's labels never as accuracy."""
+    told = f"at {evaluation.escalation:.1%} escalated"
+    if evaluation.labels == "teacher":
+        for head in evaluation.heads:
+            yield f"{head.head}: agreement with the teacher {head.accuracy:.2%}, ECE {head.ece:.3f}"
+        yield (
+            f"all heads: agreement of the student {evaluation.accuracy:.2%}, of the system "
+            f"{evaluation.system_accuracy:.2%} {told}"
+        )
+        return
+    for head in evaluation.heads:
+        yield (
+            f"{head.head}: accuracy {head.accuracy:.2%} (teacher {_share(head.teacher_accuracy)}), "
+            f"agreement {_share(head.agreement)}, ECE {head.ece:.3f}"
+        )
+    yield (
+        f"all heads: student {evaluation.accuracy:.2%}, teacher "
+        f"{_share(evaluation.teacher_accuracy)}, system {evaluation.system_accuracy:.2%} {told}"
+    )
+
+
+def _share(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.2%}"
 
 
 def _promise(point: OperatingPoint) -> str:

@@ -1,7 +1,8 @@
 """The teaching material of a run: read, deduplicated, split, checked for leaks. Done once a recipe.
 
-Where the data has no gold labels at all, the teacher's labels take their place, and everything that
-is measured with them says so.
+Where the data has no gold labels at all, a teacher's labels take their place: those of a bundle, of
+a teacher that is asked, or those that the lines bring. Everything that is measured with them says
+so.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from distill import labeling
-from distill.data import deduplicate, provenance, sources, split
+from distill import interview, labeling
+from distill.data import chances, deduplicate, provenance, sources, split
 from distill.data.provenance import DataProvenance
 from distill.data.split import Splits
 from distill.progress import Narrator
@@ -33,7 +34,8 @@ _ROWS_A_GROUP = 1.5  # mean; with more the rows are no longer nearly independent
 class Material:
     """What there is to learn from and to measure on.
 
-    `labels` says whose labels the splits hold. `key` names the material: equal keys, equal rows.
+    `labels` says whose labels the splits hold; `asked` is the teacher that was asked for them, or
+    for its scores beside gold ones. `key` names the material: equal keys, equal rows.
     """
 
     key: str
@@ -42,45 +44,59 @@ class Material:
     splits: Splits
     provenance: DataProvenance
     seconds: dict[str, float]
+    asked: str | None = None
 
 
 def collect(
-    recipe: Recipe, workspace: Workspace, narrator: Narrator, *, teacher: Path | None
+    recipe: Recipe,
+    workspace: Workspace,
+    narrator: Narrator,
+    *,
+    teacher: Path | None,
+    ask: bool = False,
 ) -> Material:
     """Read, deduplicate and split the recipe's data. Raises DataError.
 
     `teacher` is the bundle that labels data without gold labels, and whose order of labels is taken
-    over; None while there is no teacher yet.
+    over; None while there is none. `ask`: the recipe's `teacher.ask` is asked for all texts.
     """
     corpus = sources.read(recipe)
+    held = interview.hold(recipe, corpus, workspace, narrator) if ask else None
+    if held is not None:
+        corpus = held.taught(corpus)
     task = corpus.task if teacher is None else _in_order_of(teacher, corpus.task)
-    gold = any(row.labels for row in corpus.examples)
-    if not gold and teacher is None:
+    labels = corpus.labels
+    if labels is None and teacher is None:
         raise DataError(
-            "the data has no gold labels, and a teacher is fine-tuned on them",
-            mend="name a label column, or an existing bundle as teacher.bundle in the recipe",
+            "the data has no gold labels, and there is no teacher that gives others",
+            mend="name a label column, or a teacher as teacher.bundle or teacher.ask in the recipe",
         )
     inputs: dict[str, object] = {
         "sources": dict(corpus.sources),
         "data": recipe.data.model_dump(mode="json", exclude={"severity"}),
         "seed": recipe.seed,
         "task": task.model_dump(mode="json"),
-        "labelled_by": None if gold or teacher is None else open_bundle(teacher).id,
+        "labelled_by": None if labels or teacher is None else open_bundle(teacher).id,
     }
+    if held is not None:
+        inputs["answers"] = held.digest
     with Run.open(workspace.runs, "data", inputs=inputs, on_stage=narrator.stage) as run:
 
         def work(folder: Path) -> None:
             rows, test = corpus.examples, corpus.test
-            if not gold and teacher is not None:
+            if labels is None and teacher is not None:
                 rows, test = _labelled(teacher, rows, test, folder / "cache", narrator)
             kept, found = deduplicate.deduplicate(rows)
+            biased = chances.check(kept, allow_biased=recipe.data.allow_biased)
             parts = split.split(
                 kept,
                 recipe.data.split,
                 seed=recipe.seed,
                 test=deduplicate.deduplicate(test)[0],
             )
-            warnings = (*split.check_leaks(parts), *_group_warnings(parts.certification))
+            parts = chances.evened(parts, seed=recipe.seed)
+            leaks = split.check_leaks(parts)
+            warnings = (*biased, *leaks, *_group_warnings(parts.certification))
             split.save(parts, folder)
             provenance.describe(corpus, found, parts, warnings=warnings).write(
                 folder / "provenance.json"
@@ -90,10 +106,11 @@ def collect(
         material = Material(
             key=run.folder.name,
             task=task,
-            labels="gold" if gold else "teacher",
+            labels=labels or "teacher",
             splits=split.load(folder),
             provenance=provenance.read(folder / "provenance.json"),
             seconds=run.seconds,
+            asked=held.teacher if held else None,
         )
     _tell(material, narrator)
     return material

@@ -4,7 +4,8 @@
     distill:  collect -> label -> train -> export -> certify -> evaluate -> seal  an int8 student
 
 Each stage is a folder of its run and is done once; a killed command goes on where it ended. What is
-calibrated, certified and evaluated is the exported file, run as it will be served.
+calibrated, certified and evaluated is the exported file, run as it will be served. Where no teacher
+bundle is at hand, the student learns what the data's lines say that a teacher has said.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ import torch
 from pydantic import TypeAdapter
 from tokenizers import Tokenizer
 
-from distill import certify, correctness, familiarity, labeling, pretrained, report
-from distill.certify import Gold
+from distill import beliefs, certify, correctness, familiarity, labeling, pretrained, report
+from distill.certify import Floats, Gold
 from distill.corpus import Material, collect
-from distill.data import augment
+from distill.data import augment, chances, sources
+from distill.data.sources import whose
 from distill.draft import Draft, Facts
 from distill.evaluate import Curves, Opinion, evaluate
 from distill.familiarity import Fitted
@@ -54,7 +56,7 @@ from gateway.contract.manifest import (
     Provenance,
     Reports,
 )
-from gateway.errors import BundleError, BundleMissing, RecipeError, StageFailed
+from gateway.errors import BundleError, BundleMissing, DataError, RecipeError, StageFailed
 from gateway.students.student import Raw, Session, Student
 from gateway.telemetry.pricing import Prices
 
@@ -113,6 +115,11 @@ class _Job:
 def teach(recipe: Recipe, workspace: Workspace, narrator: Narrator) -> Sealed:
     """Fine-tune a teacher on the gold labels and seal it as an fp32 bundle."""
     material = collect(recipe, workspace, narrator, teacher=None)
+    if material.labels != "gold":
+        raise DataError(
+            "the data has a teacher's labels, and a teacher is fine-tuned on gold ones",
+            mend="distil a student from them with `understudy distill`",
+        )
     job = _Job(recipe, workspace, narrator, material, seconds=material.seconds)
     inputs: dict[str, object] = {
         "data": material.key,
@@ -132,25 +139,28 @@ def teach(recipe: Recipe, workspace: Workspace, narrator: Narrator) -> Sealed:
 def distill(recipe: Recipe, workspace: Workspace, narrator: Narrator) -> Sealed:
     """Distil a student from the teacher, certify it and seal it as an int8 bundle.
 
-    The training is a run of its own, so that another alpha or other gates do not train again.
+    The teacher is a bundle, or one that is asked, or one whose answers are in the data already. The
+    training is a run of its own, so that another alpha or other gates do not train again.
     """
-    teacher = open_bundle(_teacher_of(recipe, workspace))
-    material = collect(recipe, workspace, narrator, teacher=teacher.path)
+    place = _teacher_of(recipe, workspace)
+    teacher = None if place is None else open_bundle(place)
+    asked = recipe.teacher.ask is not None
+    material = collect(recipe, workspace, narrator, teacher=place, ask=asked)
     job = _Job(recipe, workspace, narrator, material, teacher, material.seconds)
-    source = workspace.training_of(teacher.id)
+    source = None if teacher is None else workspace.training_of(teacher.id)
     _check_untaught(material, source)
     training_inputs: dict[str, object] = {
         "data": material.key,
-        "teacher": teacher.id,
+        "teacher": None if teacher is None else teacher.id,
         "student": recipe.student.model_dump(mode="json"),
-        "starts_from": recipe.teacher.base if source is None else teacher.id,
+        "starts_from": recipe.teacher.base if teacher is None or source is None else teacher.id,
         "seed": recipe.seed,
     }
     with Run.open(
         workspace.runs, "training", inputs=training_inputs, on_stage=narrator.stage
     ) as run:
-        labelled = run.stage("label", partial(_label, job, teacher))
-        trained = run.stage("train", partial(_train_student, job, teacher, labelled))
+        labelled = run.stage("label", partial(_label, job))
+        trained = run.stage("train", partial(_train_student, job, labelled))
         job = replace(job, seconds=job.seconds | run.seconds)
         training = run.folder.name
     inputs: dict[str, object] = {"training": training, "recipe": recipe.hash}
@@ -158,7 +168,7 @@ def distill(recipe: Recipe, workspace: Workspace, narrator: Narrator) -> Sealed:
         exported = run.stage("export", partial(_export_student, job, trained))
         draft = Draft.read(exported, role="student", task=material.task)
         found = _read(Certified, run.stage("certify", partial(_certify, job, draft)))
-        measure = partial(_evaluate_student, job, teacher, trained, run, draft, found)
+        measure = partial(_evaluate_student, job, trained, run, draft, found)
         evaluated = run.stage("evaluate", measure)
         seal_stage = partial(_seal, job, run, draft, found, evaluated, trained)
         return _sealed(job, run, run.stage("seal", seal_stage))
@@ -180,14 +190,18 @@ def _check_untaught(material: Material, training: Path | None) -> None:
             )
 
 
-def _teacher_of(recipe: Recipe, workspace: Workspace) -> Path:
+def _teacher_of(recipe: Recipe, workspace: Workspace) -> Path | None:
+    """The teacher's bundle; None where one is asked, or has answered in the data already."""
     if recipe.teacher.bundle is not None:
         return recipe.resolve(recipe.teacher.bundle)
+    if recipe.teacher.ask is not None or sources.say_teachings(recipe):
+        return None
     linked = workspace.linked("teacher")
     if linked is None:
         raise BundleMissing(
             f"there is no teacher at {workspace.bundles / 'teacher'}",
-            mend="make one with `understudy teach`, or name one as teacher.bundle in the recipe",
+            mend="make one with `understudy teach`, or name one in the recipe: teacher.bundle, or "
+            "teacher.ask",
         )
     return linked
 
@@ -272,18 +286,15 @@ def _evaluate_teacher(
     _write(measured, folder)
 
 
-def _label(job: _Job, teacher: Bundle, folder: Path) -> None:
+def _label(job: _Job, folder: Path) -> None:
     """The teacher's logits for what is learnt, noisy copies included, and for the test rows."""
-    model = Student(teacher)
+    if job.teacher is None:
+        _believe(job, folder)
+        return
+    model = Student(job.teacher)
     splits = job.material.splits.parts()
     parts = {name: _texts(splits[name]) for name in ("train", "unlabelled", "test")}
-    parts["copies"] = list(
-        augment.copies(
-            parts["train"] + parts["unlabelled"],
-            count=job.recipe.student.augment,
-            seed=job.recipe.seed,
-        )
-    )
+    parts["copies"] = _copies(job, parts["train"] + parts["unlabelled"])
     texts = [text for part in parts.values() for text in part]
     with job.narrator.bar("the teacher labels") as bar:
         logits = labeling.label(model, texts, folder / "cache", bar)
@@ -294,14 +305,77 @@ def _label(job: _Job, teacher: Bundle, folder: Path) -> None:
     (folder / "copies.json").write_text(json.dumps(parts["copies"]) + "\n")
 
 
-def _train_student(job: _Job, teacher: Bundle, labelled: Path, folder: Path) -> None:
-    recipe, material = job.recipe, job.material
-    plan = recipe.student
-    originals = (*material.splits.train, *material.splits.unlabelled)
-    copied = [Example(text=text) for text in json.loads((labelled / "copies.json").read_text())]
+def _believe(job: _Job, folder: Path) -> None:
+    """The same from what the lines say; nobody can be asked, and a copy is believed its original.
+
+    Beside gold labels the test rows' teacher is what its scores say; where the labels are its own,
+    these are what it said.
+    """
+    task, test, originals = job.material.task, job.material.splits.test, _originals(job)
+    found = beliefs.of(task, originals)
+    _check_teaches(job, found)
+    np.save(folder / "originals.npy", found.logits)
+    np.save(folder / "scored.npy", found.scored)
+    if whose(test) == "teacher":
+        test = tuple(replace(row, scores={}) for row in test)
+    np.save(folder / "test.npy", beliefs.of(task, test).logits)
+    (folder / "copies.json").write_text(json.dumps(_copies(job, _texts(originals))) + "\n")
+
+
+def _check_teaches(job: _Job, found: beliefs.Beliefs) -> None:
+    """Refuse losses that none of what is known feeds."""
+    losses = {term.name for term in job.recipe.student.training.losses}
+    if losses == {"logit_mse"} and not found.scored.any():
+        raise RecipeError(
+            "student.training.losses has only logit_mse, and the data has labels without scores",
+            mend="add kl or cross_entropy, which learn from labels too",
+        )
+
+
+def _copies(job: _Job, texts: Sequence[str]) -> list[str]:
+    return list(augment.copies(texts, count=job.recipe.student.augment, seed=job.recipe.seed))
+
+
+def _originals(job: _Job) -> tuple[Example, ...]:
+    """What is learnt from; without a teacher's bundle that is what somebody has said something of.
+
+    A bundle labels all of them.
+    """
+    rows = (*job.material.splits.train, *job.material.splits.unlabelled)
+    return rows if job.teacher else tuple(row for row in rows if row.labels or row.scores)
+
+
+def _lesson(job: _Job, labelled: Path, encoding: Encoding) -> TrainingSet:
+    """What the student learns: the originals, then their copies, round by round."""
+    originals = _originals(job)
+    copies: list[str] = json.loads((labelled / "copies.json").read_text())
+    copied = [replace(originals[n % len(originals)], text=text) for n, text in enumerate(copies)]
+    if job.teacher is None:
+        place = np.arange(len(originals) + len(copies)) % len(originals)
+        logits = np.load(labelled / "originals.npy")[place]
+        scored = np.load(labelled / "scored.npy")[place]
+    else:
+        copied = [replace(row, labels={}) for row in copied]  # the teacher has labelled them anew
+        parts = ("train", "unlabelled", "copies")
+        logits = np.concatenate([np.load(labelled / f"{part}.npy") for part in parts])
+        scored = None
     rows = (*originals, *copied)
+    return TrainingSet(
+        job.material.task,
+        _ids(encoding, rows),
+        _gold(job.material, rows),
+        logits,
+        scored,
+        chances.weights(rows),
+    )
+
+
+def _train_student(job: _Job, labelled: Path, folder: Path) -> None:
+    recipe = job.recipe
+    plan = recipe.student
+    originals = _originals(job)
     torch.manual_seed(recipe.seed)
-    network, tokenizer = _untrained_student(job, teacher)
+    network, tokenizer = _untrained_student(job)
     if plan.max_tokens > network.shape.positions:
         raise RecipeError(
             f"student.max_tokens is {plan.max_tokens}, and the network it starts from reads "
@@ -313,15 +387,7 @@ def _train_student(job: _Job, teacher: Bundle, labelled: Path, folder: Path) -> 
         pruned = prune_vocabulary.prune(tokenizer, _texts(originals), common=_COMMON_PIECES)
         encoder.keep_words(network, pruned.kept)
         tokenizer = pruned.tokenizer
-    encoding = Encoding(tokenizer, _limits(plan.max_tokens))
-    data = TrainingSet(
-        material.task,
-        _ids(encoding, rows),
-        _gold(material, rows),
-        np.concatenate(
-            [np.load(labelled / f"{part}.npy") for part in ("train", "unlabelled", "copies")]
-        ),
-    )
+    data = _lesson(job, labelled, Encoding(tokenizer, _limits(plan.max_tokens)))
     with job.narrator.bar("training the student") as bar:
         history = train(
             network,
@@ -334,9 +400,9 @@ def _train_student(job: _Job, teacher: Bundle, labelled: Path, folder: Path) -> 
     _keep_training(network, tokenizer, history, originals, folder)
 
 
-def _untrained_student(job: _Job, teacher: Bundle) -> tuple[encoder.Encoder, bytes]:
+def _untrained_student(job: _Job) -> tuple[encoder.Encoder, bytes]:
     """Layers of the teacher where its training is at hand, else of the pretrained base."""
-    training = job.workspace.training_of(teacher.id)
+    training = None if job.teacher is None else job.workspace.training_of(job.teacher.id)
     if training is not None:
         source, tokenizer = encoder.load(training), (training / "tokenizer.json").read_bytes()
     else:
@@ -403,7 +469,7 @@ def _certify(job: _Job, draft: Draft, folder: Path) -> None:
     raw, pooled = labeling.observe(draft.student(), _texts(splits.calibration))
     parts = certify.fit_temperatures(task, raw.logits, gold)
     calibration = Calibration(task, parts)
-    familiar = _fit_domain(job, draft, calibration, pooled) if recipe.score.out_of_domain else None
+    familiar = _fit_domain(job, draft, calibration, pooled)
     if familiar is not None:
         (folder / DOMAIN).write_bytes(familiar.content)
         raw, _ = labeling.observe(
@@ -423,7 +489,7 @@ def _certify(job: _Job, draft: Draft, folder: Path) -> None:
         ~certify.all_right(readings, _gold(material, splits.certification)),
         alpha=recipe.certificate.alpha,
         delta=recipe.certificate.delta,
-        labels=material.labels,
+        labels=whose(splits.certification) or "teacher",
         issued_at=_now(),
     )
     found = Certified(
@@ -439,10 +505,13 @@ def _fit_domain(
     job: _Job, draft: Draft, calibration: Calibration, apart: certify.Floats
 ) -> Fitted | None:
     """What its texts look like: those that it was taught, ranked among those that it was not."""
+    method = job.recipe.score.out_of_domain
+    if method == "none":
+        return None
     taught = job.material.splits.train[: familiarity.TAUGHT]
     raw, pooled = labeling.observe(draft.student(), _texts(taught))
     classes = familiarity.classes_of(calibration.read(raw.logits)[0])
-    return familiarity.fit(pooled, classes, apart, seed=job.recipe.seed)
+    return familiarity.fit(pooled, classes, apart, method=method, seed=job.recipe.seed)
 
 
 def _certified(draft: Draft, run: Run, found: Certified) -> Student:
@@ -460,7 +529,6 @@ def _familiar(run: Run, found: Certified) -> Fitted | None:
 
 def _evaluate_student(
     job: _Job,
-    teacher: Bundle,
     trained: Path,
     run: Run,
     draft: Draft,
@@ -470,7 +538,8 @@ def _evaluate_student(
     """On the untouched test split: quality, parity at the certified threshold, latency."""
     material = job.material
     task, rows = material.task, material.splits.test
-    model, master = _certified(draft, run, found), Student(teacher)
+    model = _certified(draft, run, found)
+    master = None if job.teacher is None else Student(job.teacher)
     threshold = found.point.threshold if found.point else None
     texts = _texts(rows)
     raw, _ = labeling.observe(model, texts)
@@ -480,7 +549,7 @@ def _evaluate_student(
         task,
         student=student,
         plain=plain if found.correctness else None,
-        teacher=Opinion.of(master.calibration, np.load(trained.parent / "label" / "test.npy")),
+        teacher=_teachers_opinion(job, master, np.load(trained.parent / "label" / "test.npy")),
         gold=_gold(material, rows),
         threshold=threshold,
         truncated=np.array(raw.truncated),
@@ -489,7 +558,7 @@ def _evaluate_student(
         severity=job.recipe.data.severity,
     )
     measured = Measured(
-        evaluation=evaluation.model_copy(update={"labels": material.labels}),
+        evaluation=evaluation.model_copy(update={"labels": whose(rows) or "teacher"}),
         curves=curves,
         parity=parity.measure(
             fp32=Session((run.folder / "export" / "fp32.onnx").read_bytes()),
@@ -499,9 +568,22 @@ def _evaluate_student(
             fp32_difference=draft.facts.fp32_difference,
             tokenizer_equal=_same_tokens(trained, draft, texts),
         ),
-        latency=benchmark.compare(model, master, texts[:_TIMED]),
+        latency=benchmark.compare(model, master, texts[:_TIMED])
+        if master
+        else benchmark.time_alone(model, texts[:_TIMED]),
     )
     _write(measured, folder)
+
+
+def _teachers_opinion(job: _Job, master: Student | None, logits: Floats) -> Opinion | None:
+    """What the teacher says of the test rows; None where it was never asked about some of them."""
+    task, rows = job.material.task, job.material.splits.test
+    if master is not None:
+        return Opinion.of(master.calibration, logits)
+    if whose(rows) == "gold" and not all(row.scores for row in rows):
+        return None
+    plain = [HeadCalibration(head=head.name, temperature=1.0, rows=0) for head in task.heads]
+    return Opinion.of(Calibration(task, plain), logits)
 
 
 def _strange(model: Student, raw: Raw) -> certify.Bools | None:
@@ -556,7 +638,7 @@ def _seal(
             rows=dict(material.provenance.rows),
             base_model=base.name,
             base_model_sha256=base.sha256,
-            teacher=teacher.id if teacher else None,
+            teacher=teacher.id if teacher else material.asked,
             libraries=run.versions(),
             commit=run.commit(),
             stages=job.seconds | run.seconds,

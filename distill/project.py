@@ -17,7 +17,8 @@ from string import Template
 import yaml
 
 from distill import recipe
-from distill.data import sources
+from distill.data import lines, sources
+from distill.data.lines import Lines
 from gateway.contract.bundle import open_bundle
 from gateway.contract.manifest import Head, HeadKind
 from gateway.errors import UsageError
@@ -49,17 +50,64 @@ class LabelColumn:
 
 
 @dataclass(frozen=True, slots=True)
+class HeadLabels:
+    """A head and all its labels, of texts that nobody has labelled yet."""
+
+    name: str
+    labels: tuple[str, ...]
+    kind: HeadKind = HeadKind.CHOICE
+
+    @classmethod
+    def parse(cls, text: str) -> HeadLabels:
+        """`HEAD=a,b,c` or `HEAD:flags=a,b,c`."""
+        head, equals, listed = text.partition("=")
+        column = LabelColumn.parse(head)
+        labels = tuple(label.strip() for label in listed.split(","))
+        if not equals or not all(labels):
+            raise UsageError(
+                f"--labels {text}: no head with labels",
+                mend="write HEAD=a,b,c or HEAD:flags=a,b,c",
+            )
+        return cls(column.column, labels, column.kind)
+
+
+@dataclass(frozen=True, slots=True)
+class ChatModel:
+    """A teacher behind an OpenAI-compatible endpoint; `key` is its name in the environment."""
+
+    url: str
+    model: str
+    key: str | None = None
+
+    @classmethod
+    def named(cls, url: str | None, model: str | None, key: str | None) -> ChatModel | None:
+        """The model that the options name; None where they name none. Raises UsageError."""
+        if url is not None and model is not None:
+            return cls(url, model, key)
+        if given := [name for name, each in (("url", url), ("model", model), ("key", key)) if each]:
+            raise UsageError(
+                f"--teacher-{given[0]} alone names no teacher",
+                mend="give --teacher-url and --teacher-model",
+            )
+        return None
+
+
+@dataclass(frozen=True, slots=True)
 class Project:
     """What a person says about a new project. Paths are relative to the working folder.
 
     With a `teacher` bundle its manifest names the heads and their labels; label columns, where
-    there are any, then hold gold labels for the heads of their names.
+    there are any, then hold gold labels for the heads of their names. Data of Example lines brings
+    heads and labels along. `asked` is a teacher that labels by being asked; the `labels` of heads
+    that no column has tell it what to choose from.
     """
 
     task: str
     data: Path
     label_columns: Sequence[LabelColumn] = ()
+    labels: Sequence[HeadLabels] = ()
     teacher: Path | None = None
+    asked: ChatModel | None = None
     text_column: str = "text"
     test: Path | None = None
     unlabelled: Path | None = None
@@ -68,14 +116,18 @@ class Project:
 
 
 def create(folder: Path, project: Project, *, force: bool = False) -> list[Path]:
-    """Read the data, then write recipe.yaml and understudy.yaml into `folder`; returns both paths.
+    """Read the data, then write recipe.yaml and understudy.yaml into `folder`; returns the paths.
+
+    Where a teacher's answers are all that is known of it, no settings can be written: there are
+    some already, of the gateway that recorded them, or they want a teacher's name.
 
     Raises UsageError when a file is there already (unless `force`) or cannot be written,
     BundleError when the teacher cannot be opened, RecipeError or DataError when the project could
     not be trained as it is described.
     """
     files = {folder / recipe.FILE_NAME: _recipe_text(folder, project)}
-    files[folder / SETTINGS_NAME] = _settings_text(folder, project)
+    if not _is_nameless(project):
+        files[folder / SETTINGS_NAME] = _settings_text(folder, project)
     if (there := [str(path) for path in files if path.exists()]) and not force:
         raise UsageError(
             f"{' and '.join(there)} would be overwritten",
@@ -107,9 +159,23 @@ def _write_all(files: Mapping[Path, str]) -> None:
             each.unlink(missing_ok=True)
 
 
+def _is_nameless(project: Project) -> bool:
+    """Whether the teacher is known by its answers alone."""
+    named = project.teacher is not None or project.asked is not None
+    return not named and lines.teacher_labelled(project.data)
+
+
 def _settings_text(folder: Path, project: Project) -> str:
     taught = "bundles/teacher" if project.teacher is None else _path(project.teacher, folder)
-    return _SETTINGS.substitute(task=_scalar(project.task), teacher=taught)
+    teacher = f"bundle: {taught}" if project.asked is None else _openai(project.asked, indent=6)
+    return _SETTINGS.substitute(task=_scalar(project.task), teacher=teacher)
+
+
+def _openai(chat: ChatModel, *, indent: int) -> str:
+    """The keys of a chat teacher, the first of them where the template stands already."""
+    keys = [f"url: {_scalar(chat.url)}", f"model: {_scalar(chat.model)}"]
+    keys += [f"key: {_scalar(chat.key)}"] if chat.key else []
+    return "\n".join(["openai:", *(f"{' ' * (indent + 2)}{each}" for each in keys)])
 
 
 def _recipe_text(folder: Path, project: Project) -> str:
@@ -123,7 +189,13 @@ def _recipe_text(folder: Path, project: Project) -> str:
         field_columns=f"[{', '.join(map(_scalar, project.field_columns))}]",
         heads=_heads(project),
         teacher=_path(project.teacher, folder),
+        ask=_ASK.substitute(openai=_openai(project.asked, indent=4)) if project.asked else "",
+        losses=_LOSSES_OF_ANSWERS if _knows_no_logits(project) else _LOSSES_OF_LOGITS,
     )
+
+
+def _knows_no_logits(project: Project) -> bool:
+    return project.asked is not None or _is_nameless(project)
 
 
 def _heads(project: Project) -> str:
@@ -131,14 +203,40 @@ def _heads(project: Project) -> str:
     columns = _by_head(project.label_columns)
     if project.teacher is not None:
         return _heads_of_teacher(project.teacher, columns)
+    if not columns and project.labels:
+        heads = [
+            Head(name=each.name, kind=each.kind, labels=each.labels) for each in project.labels
+        ]
+        return "\n".join(_head(head, None) for head in heads)
+    if not columns and lines.are_in(project.data):
+        return _heads_of_lines(lines.read(project.data))
     if not columns:
         raise UsageError(
             "no labels are named",
-            mend="add --label-column COLUMN or, for texts without labels, --teacher BUNDLE",
+            mend="add --label-column COLUMN; for texts without labels name a teacher with "
+            "--teacher BUNDLE, or with --teacher-url URL and --labels HEAD=a,b,c",
         )
     return "\n".join(
         f"    {_scalar(name)}: {{kind: {each.kind}, column: {_scalar(each.column)}}}"
         for name, each in columns.items()
+    )
+
+
+def _heads_of_lines(found: Lines) -> str:
+    """The heads that Example lines have labels of, with those labels, sorted."""
+    kinds: dict[str, HeadKind] = {}
+    labels: dict[str, set[str]] = {}
+    for row in found.examples:
+        for name, said in row.labels.items():
+            kinds.setdefault(name, HeadKind.CHOICE if isinstance(said, str) else HeadKind.FLAGS)
+            labels.setdefault(name, set()).update((said,) if isinstance(said, str) else said)
+    if not kinds:
+        raise UsageError(
+            f"{found.path}: no line has a label",
+            mend="add --labels HEAD=a,b,c and a teacher that gives them",
+        )
+    return "\n".join(
+        _listed(name, kind, name, sorted(labels[name])) for name, kind in kinds.items()
     )
 
 
@@ -156,9 +254,12 @@ def _heads_of_teacher(path: Path, columns: Mapping[str, LabelColumn]) -> str:
 
 
 def _head(head: Head, gold: LabelColumn | None) -> str:
-    column = _scalar(gold.column if gold else head.name)
-    labels = ", ".join(map(_scalar, head.labels))
-    return f"    {_scalar(head.name)}: {{kind: {head.kind}, column: {column}, labels: [{labels}]}}"
+    return _listed(head.name, head.kind, gold.column if gold else head.name, head.labels)
+
+
+def _listed(name: str, kind: HeadKind, column: str, labels: Sequence[str]) -> str:
+    listed = ", ".join(map(_scalar, labels))
+    return f"    {_scalar(name)}: {{kind: {kind}, column: {_scalar(column)}, labels: [{listed}]}}"
 
 
 def _by_head(columns: Sequence[LabelColumn]) -> dict[str, LabelColumn]:
@@ -191,6 +292,21 @@ def _scalar(value: str | None) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+_ASK = Template("""\
+  # Asked for every text, once; described as in understudy.yaml. Its key stands in the environment.
+  ask:
+    $openai
+    concurrency: 16            # texts at once
+  max_usd: null                # all that asking may cost; it stops there, and goes on when raised
+""")
+
+# A bundle's own logits can be imitated; of answers only the probabilities are known, or the label.
+_LOSSES_OF_LOGITS = """\
+      - {name: kl, weight: 1.0, temperature: 2.0}
+      - {name: logit_mse, weight: 0.3}"""
+_LOSSES_OF_ANSWERS = """\
+      - {name: kl, weight: 1.0, temperature: 1.0}"""
+
 _RECIPE = Template("""\
 # What to train, from which data, under which promises. Paths start at this file's folder.
 version: 1
@@ -222,7 +338,7 @@ $heads
 teacher:
   # A teacher bundle that exists; null: `understudy teach` makes one.
   bundle: $teacher
-  base: minilm                 # minilm, or a folder with a BERT-shaped model
+${ask}  base: minilm                 # minilm, or a folder with a BERT-shaped model
   layers: 6                    # how many of its layers are kept
   training:
     epochs: 6
@@ -245,12 +361,11 @@ student:
     head_learning_rate: 2.0e-3
     dropout: 0.0               # the teacher's soft answers hold the student back from overfitting
     losses:                    # kl, cross_entropy or logit_mse
-      - {name: kl, weight: 1.0, temperature: 2.0}
-      - {name: logit_mse, weight: 0.3}
+$losses
 
 score:                         # what the student says of its own answers
   correctness: true            # P(right), from all signals of the model; false: calibration alone
-  out_of_domain: true          # whether a text is like those that it was taught
+  out_of_domain: mahalanobis   # whether a text is like those that it was taught; or knn, or none
 
 certificate:                   # P(answered by the student and wrong) <= alpha,
   alpha: 0.02                  # with confidence
@@ -281,7 +396,7 @@ tasks:
       bundle: bundles/student  # answers first
     teacher:
       # Answers where the student is not sure enough.
-      bundle: $teacher
+      $teacher
     policy:
       # Never for the student, e.g. - {name: large_amount, field: amount, above: 1000}
       rules: []

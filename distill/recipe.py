@@ -9,17 +9,26 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import operator
 import os
 from collections.abc import Iterable
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_serializer,
+    model_validator,
+)
 
 from gateway import document
 from gateway.contract.manifest import HeadKind, Name, Positive, Share
 from gateway.errors import RecipeError
+from gateway.settings import TeacherSettings
 
 FILE_NAME = "recipe.yaml"
 
@@ -28,6 +37,10 @@ Column = Annotated[str, Field(min_length=1)]
 Label = Annotated[str, Field(min_length=1, max_length=200)]  # the manifest's own limit
 Price = Annotated[Decimal, Field(ge=0)]
 LossName = Literal["kl", "cross_entropy", "logit_mse"]
+
+
+def _absent(value: object) -> bool:
+    return value is None
 
 
 class _Part(BaseModel):
@@ -64,7 +77,10 @@ class SplitShares(_Part):
 
 
 class DataPlan(_Part):
-    """The files and what their columns mean. Paths are relative to the recipe's folder."""
+    """The files and what their columns mean. Paths are relative to the recipe's folder.
+
+    A file of Example lines has no columns: a head's column is then its name in the lines.
+    """
 
     path: Path
     test: Path | None = None
@@ -75,6 +91,11 @@ class DataPlan(_Part):
     heads: dict[Name, HeadPlan] = Field(min_length=1)
     severity: dict[Name, dict[Label, Annotated[float, Field(ge=0.0)]]] = {}
     split: SplitShares = SplitShares()
+    allow_biased: bool = Field(
+        default=False,
+        exclude_if=operator.not_,
+        description="train on rows that a student chose, with no audited ones beside",
+    )
 
     @model_validator(mode="after")
     def _parts_belong_together(self) -> Self:
@@ -124,9 +145,19 @@ class Training(_Part):
 
 
 class TeacherPlan(_Part):
-    """An existing teacher bundle, or how to make one on the gold labels."""
+    """An existing teacher bundle, a teacher that is asked, or how to make one on the gold labels.
+
+    `ask` describes the teacher as the gateway's settings do. Keys that are left out of it change no
+    run's name, so that what was made before they were known is kept.
+    """
 
     bundle: Path | None = None
+    ask: TeacherSettings | None = Field(
+        default=None, exclude_if=_absent, description="asked for each text, instead of a bundle"
+    )
+    max_usd: Price | None = Field(
+        default=None, exclude_if=_absent, description="all that asking may cost; null: no limit"
+    )
     base: Annotated[str, Field(min_length=1)] = "minilm"
     layers: int = Field(default=6, ge=1, le=48)
     training: Training = Training(
@@ -138,6 +169,14 @@ class TeacherPlan(_Part):
         for loss in self.training.losses:
             if loss.name != "cross_entropy":
                 raise ValueError(f"the loss {loss.name} needs a teacher; a teacher has none")
+        return self
+
+    @model_validator(mode="after")
+    def _one_way_to_know(self) -> Self:
+        if self.ask is not None and self.bundle is not None:
+            raise ValueError("bundle and ask are two teachers: name one of them")
+        if self.max_usd is not None and self.ask is None:
+            raise ValueError("max_usd limits what asking costs, and ask names no teacher")
         return self
 
 
@@ -172,11 +211,23 @@ class CertificatePlan(_Part):
     delta: OpenShare = 0.05
 
 
+def _method(given: Any) -> Any:
+    """`true` and `false`, as recipes said before there was a choice."""
+    return {True: "mahalanobis", False: "none"}[given] if isinstance(given, bool) else given
+
+
 class ScorePlan(_Part):
     """What the bundle says of its own answers, beside calibrated probabilities."""
 
     correctness: bool = True
-    out_of_domain: bool = True
+    out_of_domain: Annotated[Literal["mahalanobis", "knn", "none"], BeforeValidator(_method)] = (
+        "mahalanobis"
+    )
+
+    @field_serializer("out_of_domain")
+    def _as_before(self, method: str) -> str | bool:
+        """What could be said before is written as before: the recipe's hash stays."""
+        return {"mahalanobis": True, "none": False}.get(method, method)
 
 
 class GatesPlan(_Part):
@@ -249,7 +300,7 @@ def parse(content: dict[str, Any], *, path: Path) -> Recipe:
 
 def hint(word: str, known: Iterable[str]) -> str:
     """What to write in the place of an unknown word: the nearest known one, or all of them."""
-    words = list(known)
+    words = [str(each) for each in known]  # members of an enumeration by their values
     if near := difflib.get_close_matches(word, words, n=1):
         return f"; did you mean {near[0]!r}?"
     return f"; known are {', '.join(words)}" if words else ""

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,13 +36,17 @@ class TrainingSet:
     """Encoded texts and their targets, row by row.
 
     `gold` has one array a head: (rows,) int64 or (rows, labels) float32, NO_LABEL where unknown;
-    `teacher` is (rows, outputs) float32 logits, or None.
+    `teacher` is (rows, outputs) float32 logits, NaN where it said nothing, or None. `scored` (rows,
+    heads) bool: the logits come from probabilities; None: all do. `weights` (rows,) float32 is what
+    each row counts, 1 in the mean; None: all count alike.
     """
 
     task: Task
     rows: Sequence[Sequence[int]]
     gold: tuple[NDArray[np.int64] | NDArray[np.float32], ...]
     teacher: NDArray[np.float32] | None = None
+    scored: NDArray[np.bool_] | None = None
+    weights: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +127,19 @@ def _loss(
 ) -> Tensor:
     """The weighted sum of the terms, summed over heads."""
     total = logits.new_zeros(())
-    for head, where, gold in zip(data.task.heads, data.task.slices(), data.gold, strict=True):
+
+    def taken(values: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(values[batch]).to(logits.device)
+
+    counts = None if data.weights is None else taken(data.weights)
+    heads = zip(data.task.heads, data.task.slices(), data.gold, strict=True)
+    for place, (head, where, gold) in enumerate(heads):
         targets = Targets(
             kind=head.kind,
-            gold=torch.from_numpy(gold[batch]).to(logits.device),
-            teacher=None
-            if data.teacher is None
-            else torch.from_numpy(data.teacher[batch][:, where]).to(logits.device),
+            gold=taken(gold),
+            teacher=None if data.teacher is None else taken(data.teacher)[:, where],
+            scored=None if data.scored is None else taken(data.scored)[:, place],
+            weight=counts,
         )
         for weight, loss in losses:
             total = total + weight * loss(logits[:, where], targets)

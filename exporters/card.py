@@ -93,6 +93,8 @@ def _certificate(point: OperatingPoint) -> str:
 def _quality(evaluation: Evaluation | None) -> str:
     if evaluation is None:
         return "## Quality\n\nNot measured."
+    if evaluation.labels == "teacher":
+        return _agreement(evaluation)
     rows = [_quality_row(head) for head in evaluation.heads]
     table = _table(
         ("head", "rows", "accuracy", "macro F1", "agrees with teacher", "ECE", "teacher accuracy"),
@@ -111,6 +113,31 @@ def _quality(evaluation: Evaluation | None) -> str:
         lines.append(f"Error weighted by severity: {evaluation.severity_weighted_error:.4f}")
     if (worst := evaluation.worst_slice) is not None:
         lines.append(f"Worst slice: {worst.name}, {worst.rows} rows, {worst.accuracy:.2%}")
+    return "## Quality\n\n" + "\n".join(f"- {line}" for line in lines) + f"\n\n{table}"
+
+
+def _agreement(evaluation: Evaluation) -> str:
+    """Against a teacher's labels nothing can be called right: only what the teacher says too."""
+    lines = [
+        f"On {evaluation.rows} rows of the untouched test split, {evaluation.labels} labels",
+        f"Agrees with the teacher on all heads: {evaluation.accuracy:.2%}",
+        f"With {evaluation.escalation:.1%} escalated: system {evaluation.system_accuracy:.2%}",
+        f"Answered by this model, unlike the teacher: {evaluation.undetected_error:.2%}",
+        f"AUGRC: {evaluation.augrc:.4f}",
+    ]
+    if (worst := evaluation.worst_slice) is not None:
+        lines.append(f"Worst slice: {worst.name}, {worst.rows} rows, {worst.accuracy:.2%}")
+    rows = [
+        (
+            head.head,
+            str(head.rows),
+            _share(head.accuracy),
+            _share(head.macro_f1),
+            "-" if head.ece is None else f"{head.ece:.4f}",
+        )
+        for head in evaluation.heads
+    ]
+    table = _table(("head", "rows", "agrees with teacher", "macro F1", "ECE"), rows)
     return "## Quality\n\n" + "\n".join(f"- {line}" for line in lines) + f"\n\n{table}"
 
 
@@ -139,8 +166,9 @@ def _calibration(manifest: Manifest) -> str:
             f"fitted on {found.rows} rows"
         )
     if (domain := manifest.domain) is not None:
+        knows = "texts out of" if domain.neighbour else "kinds of texts, fitted on"
         lines.append(
-            f"- it knows {domain.centres} kinds of texts, fitted on {domain.rows} rows, and ranks "
+            f"- it knows {domain.centres} {knows} {domain.rows} rows, and ranks "
             f"a text's distance to them among {domain.calibration} others"
         )
     return "## Calibration\n\n" + "\n".join(lines)

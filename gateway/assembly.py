@@ -8,17 +8,21 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-from sqlalchemy import Engine
+import structlog
+from sqlalchemy.exc import DBAPIError
 
 from gateway.contract.manifest import Task
-from gateway.errors import SettingsError, UnknownTask
+from gateway.errors import LogUnavailable, SettingsError, UnknownTask
+from gateway.recall import recall
 from gateway.routing.budget import Budget
 from gateway.routing.cascade import Cascade
-from gateway.seat import first_student, take_seat
+from gateway.seat import first_student, heads_of, take_seat
 from gateway.settings import RecordSettings, Settings, environment_without_keys
 from gateway.shadow.audit import Skip
 from gateway.shadow.served import ServedQuality
+from gateway.store.changes import Changes, Entry, What
 from gateway.store.database import open_database
 from gateway.store.ledger import Ledger
 from gateway.store.receipts import Receipts
@@ -29,7 +33,10 @@ from gateway.students.rehearsal import rehearse
 from gateway.succession import Succession
 from gateway.telemetry.figures import Figures
 from gateway.telemetry.metrics import Metrics
-from gateway.types import Instance, Observer, RecordState, Reply, Terms
+from gateway.types import Bucket, Instance, Observer, RecordState, Reply, Terms
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
 
 Read = Callable[[], Settings]  # the settings as they stand in their file now
 
@@ -37,6 +44,9 @@ _MIB = 1 << 20
 # Seconds that a record waits for others while no reply waits for it. With the commit itself a crash
 # loses no more than the last 50 ms, and a busy gateway commits less than 40 times a second.
 _LINGER_S = 0.025
+_START = "start"  # who changes something between two runs of the gateway is not known
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -55,8 +65,9 @@ class Gateway:
     writer: RecordWriter | None  # None, as the receipts: no records are kept
     receipts: Receipts | None
     retention: Retention | None
-    budgets: Mapping[str, Budget]  # by task; empty: no records are kept, nor is any budget
+    budgets: Mapping[str, Budget]  # by task
     successions: Mapping[str, Succession]
+    changes: Changes | None  # the log of who let what serve; None: no records are kept
     read: Read
     generation: int = field(default=1)
     draining: bool = field(default=False)
@@ -94,7 +105,7 @@ class Gateway:
         await asyncio.gather(*(budget.look() for budget in self.budgets.values()))
         self.metrics.budgeted(
             {
-                (task, window): balance.remaining
+                (task, window): balance
                 for task, budget in self.budgets.items()
                 for window, balance in budget.seen.items()
             }
@@ -127,15 +138,19 @@ async def open_gateway(
             name: first_student(task, registries[name], aside=aside)
             for name, task in settings.tasks.items()
         }
-        tasks = [Task(name=name, heads=each.task.heads) for name, each in students.items()]
+        tasks = [
+            Task(name=name, heads=each.task.heads if each else heads_of(name, settings.tasks[name]))
+            for name, each in students.items()
+        ]
         prices = {name: task.prices.prices() for name, task in settings.tasks.items()}
         metrics = Metrics(tasks, prices=prices)
         figures = Figures(tasks, prices=prices, clock=time.monotonic)
         engine = _open_engine(settings.records, stack)
         writer, receipts, retention = _open_records(engine, settings.records, metrics, stack)
-        budgets = _open_budgets(engine, settings, stack)
+        budgets = _open_budgets(engine, settings, (metrics, figures), stack)
+        changes = Changes(engine) if engine is not None else None
         quality = ServedQuality(tasks)
-        metrics.follow_served(quality.rates)
+        metrics.follow_served(quality.parts)
         observers: list[Observer] = [metrics, figures, quality]
         if writer is not None:
             observers.append(writer)
@@ -152,6 +167,7 @@ async def open_gateway(
                 quality=quality,
                 observers=observers,
                 budget=budgets.get(name),
+                changes=changes,
             )
             stack.push_async_callback(successions[name].close)
         metrics.follow_skips(
@@ -160,6 +176,10 @@ async def open_gateway(
                 for cause in Skip
             }
         )
+        if changes is not None and not aside:
+            await asyncio.to_thread(_note_start, changes, successions)
+        if engine is not None and not aside:
+            _go_on_from(engine, quality, list(successions), stack)
         yield Gateway(
             settings=settings,
             tasks={name: each.cascade for name, each in successions.items()},
@@ -171,6 +191,7 @@ async def open_gateway(
             retention=retention,
             budgets=budgets,
             successions=successions,
+            changes=changes,
             read=read or _unread,
         )
 
@@ -182,6 +203,34 @@ def _registry(name: str, settings: Settings) -> Registry:
         max_bytes=settings.registry.max_bytes,
         rehearse=functools.partial(rehearse, environment=environment_without_keys()),
     )
+
+
+def _note_start(changes: Changes, successions: Mapping[str, Succession]) -> None:
+    """Note which student serves where the log knows another, or none: it changed between two runs.
+
+    A gateway that starts beside a database that is in trouble answers all the same.
+    """
+    try:
+        for task, succession in successions.items():
+            known, serving = changes.serving(task), succession.roles.serving
+            if known != serving:
+                entry = Entry(what=What.START, who=_START, task=task, old=known, new=serving)
+                changes.append(entry)
+    except (LogUnavailable, DBAPIError) as error:
+        _log.warning("the log of changes does not know who serves", error=str(error))
+
+
+def _go_on_from(
+    engine: Engine, quality: ServedQuality, tasks: Sequence[str], stack: AsyncExitStack
+) -> None:
+    """Find the served error of the time before, while answers are given already."""
+    recalling = asyncio.create_task(recall(engine, quality, tasks, now=time.time()))
+
+    async def end() -> None:
+        recalling.cancel()
+        await asyncio.wait({recalling})
+
+    stack.push_async_callback(end)
 
 
 def _unread() -> Settings:
@@ -201,14 +250,28 @@ def _open_engine(settings: RecordSettings, stack: AsyncExitStack) -> Engine | No
 
 
 def _open_budgets(
-    engine: Engine | None, settings: Settings, stack: AsyncExitStack
+    engine: Engine | None,
+    settings: Settings,
+    counting: Sequence[Metrics | Figures],
+    stack: AsyncExitStack,
 ) -> Mapping[str, Budget]:
-    """The budget of each task, limited or not: a reload may bring limits."""
-    if engine is None:
-        return {}
-    ledger = Ledger(engine)
-    stack.push_async_callback(asyncio.to_thread, ledger.close)
-    return {name: Budget(name, task.limits, ledger) for name, task in settings.tasks.items()}
+    """The budget of each task, limited or not: a reload may bring limits.
+
+    Those who are `counting` hear of every call what it cost.
+    """
+    ledger = None
+    if engine is not None:
+        ledger = Ledger(engine)
+        stack.push_async_callback(asyncio.to_thread, ledger.close)
+
+    def told(task: str, bucket: Bucket, cost: int | None) -> None:
+        for each in counting:
+            each.spent(task, bucket, cost)
+
+    return {
+        name: Budget(name, task.limits, ledger, functools.partial(told, name))
+        for name, task in settings.tasks.items()
+    }
 
 
 def _open_records(

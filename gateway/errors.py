@@ -38,6 +38,7 @@
     │   ├── Draining             the process is on its way out
     │   ├── StudentFailed        the student raised, or gave numbers that are not finite
     │   ├── RecordsUnavailable   records.ack is strict, and the record is not committed
+    │   ├── LogUnavailable       the log of changes cannot be written, so nothing is changed
     │   └── Unanswered           the teacher could not, and the student may not: nobody answered
     ├── TeacherError           the teacher gave no usable answer
     │   ├── TeacherUnavailable   down, or over its bounds
@@ -46,6 +47,7 @@
     │   ├── TeacherRefused       it says that the request or the key is wrong: no retry helps
     │   ├── TeacherLimited       it takes no more for now (429)
     │   └── BudgetExhausted      the call would cost more than is left
+    ├── LogBroken              the log of changes is not as it was written; exit status 1
     └── StageFailed            an offline stage ended without its result; exit status 1
 
 `code` is stable and may be matched by programs; `mend` says what to do about it.
@@ -55,6 +57,8 @@ Only gateway/api/problems.py knows which HTTP status an error becomes.
 from __future__ import annotations
 
 from typing import ClassVar
+
+from gateway.bill import Billed
 
 
 class UnderstudyError(Exception):
@@ -305,7 +309,13 @@ class RecordsUnavailable(ServingError):
     code = "records_unavailable"
 
 
-class TeacherError(UnderstudyError):
+class LogUnavailable(ServingError):
+    """A change is not made without its row in the log, and the log cannot be written."""
+
+    code = "log_unavailable"
+
+
+class TeacherError(UnderstudyError, Billed):
     """The teacher gave no usable answer. `asked`: the call was begun, so that it may be billed.
 
     `cost`: micro-USD that it was billed, where the teacher says so. `unpriced`: further calls that
@@ -321,18 +331,6 @@ class TeacherError(UnderstudyError):
         self.asked = asked
         self.cost = cost
         self.unpriced = 0
-
-    def bill(self, price: int | None) -> int | None:
-        """What the failure may cost in all, where a call of unknown cost has this price.
-
-        None: a call was begun of which neither is known.
-        """
-        if not self.asked:
-            return 0
-        unknown = self.unpriced + (self.cost is None)
-        if unknown and price is None:
-            return None
-        return (self.cost or 0) + unknown * (price or 0)
 
 
 class TeacherUnavailable(TeacherError):
@@ -402,6 +400,12 @@ class BudgetExhausted(TeacherError):
 
     def __init__(self, message: str, *, mend: str = "") -> None:
         super().__init__(message, mend=mend, asked=False)
+
+
+class LogBroken(UnderstudyError):
+    """A row of the log of changes was edited, deleted or inserted."""
+
+    code = "log_broken"
 
 
 class StageFailed(UnderstudyError):

@@ -8,11 +8,13 @@ value is kept, and the answer says so. Whatever goes wrong, the old settings go 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+import orjson
 import structlog
 from pydantic import BaseModel
 
@@ -27,6 +29,7 @@ from gateway.settings import (
     StudentSettings,
     TaskSettings,
 )
+from gateway.store.changes import Entry, What
 from gateway.succession import Succession, Successor
 from gateway.telemetry import logs
 
@@ -35,13 +38,14 @@ from gateway.telemetry import logs
 _LIVE: Mapping[type[BaseModel], frozenset[str]] = {
     Settings: frozenset({"keys"}),
     ServerSettings: frozenset({"max_body_bytes", "max_inputs", "max_characters"}),
-    TaskSettings: frozenset({"policy", "audit", "prices", "budget", "deadline_ms"}),
+    TaskSettings: frozenset({"heads", "policy", "audit", "prices", "budget", "deadline_ms"}),
     StudentSettings: frozenset({"bundle", "operating_point"}),
     RecordSettings: frozenset({"retention_days"}),
     LogSettings: frozenset({"level"}),
 }
 
 _BY_NAME = "tasks"  # the one key whose value is sections by name
+_DIGITS = 12  # of a fingerprint: 48 bits
 
 _Section = TypeVar("_Section", bound=BaseModel)
 
@@ -111,16 +115,17 @@ class Comparison:
             self._note(getattr(before, name), getattr(after, name), f"{key}.{name}", differing)
 
 
-async def reload(gateway: Gateway, *, by: str) -> Reloaded:
-    """Read the settings again, and let hold what may; `by` is who wishes it, for the log.
+async def reload(gateway: Gateway, *, by: str, why: str = "") -> Reloaded:
+    """Read the settings again, and let hold what may; the log gets `by`, who wishes it, and `why`.
 
-    Raises Conflict, SettingsError, or what is wrong with a bundle; then nothing has changed.
+    Raises Conflict, SettingsError, LogUnavailable, or what is wrong with a bundle; then nothing has
+    changed.
     """
     try:
         with ExitStack() as stack:
             for succession in gateway.successions.values():
                 stack.enter_context(succession.claim())
-            done = await _reload(gateway)
+            done = await _reload(gateway, by=by, why=why)
     except UnderstudyError as error:
         _log.warning("reload refused", by=by, code=error.code, error=error.message)
         raise
@@ -134,13 +139,24 @@ async def reload(gateway: Gateway, *, by: str) -> Reloaded:
     return done
 
 
-async def _reload(gateway: Gateway) -> Reloaded:
+async def _reload(gateway: Gateway, *, by: str, why: str) -> Reloaded:
     comparison = Comparison()
     settings = comparison.merge(gateway.settings, await asyncio.to_thread(gateway.read))
     ready: list[tuple[Succession, Successor]] = []
     try:
         for name, succession in gateway.successions.items():
             ready.append((succession, await succession.prepare(settings.tasks[name])))
+        if gateway.changes is not None:
+            whole = Entry(
+                what=What.RELOAD,
+                who=by,
+                old=fingerprint(gateway.settings),
+                new=fingerprint(settings),
+                why=why,
+                evidence={"applied": comparison.applied, "restart": comparison.restart},
+            )
+            entries = (whole, *_of_tasks(whole, ready))
+            await asyncio.to_thread(gateway.changes.append, *entries)
         await asyncio.to_thread(_remember, ready)
     except BaseException:
         for succession, successor in ready:
@@ -166,6 +182,21 @@ async def _reload(gateway: Gateway) -> Reloaded:
         tuple(comparison.unchanged),
         tuple(comparison.restart),
     )
+
+
+def fingerprint(settings: Settings) -> str:
+    """A short name for settings: the same for the same values, and no secret goes into it."""
+    said = settings.model_dump(mode="json", exclude={"keys": True, "records": {"url"}})
+    digest = hashlib.sha256(orjson.dumps(said, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    return f"settings-{digest[:_DIGITS]}"
+
+
+def _of_tasks(whole: Entry, ready: Sequence[tuple[Succession, Successor]]) -> Iterator[Entry]:
+    """A row for each task whose student the reload replaces."""
+    for succession, successor in ready:
+        old, roles = succession.roles.serving, successor.roles
+        if roles is not None and roles.serving != old:
+            yield replace(whole, task=succession.task, old=old, new=roles.serving, evidence={})
 
 
 def _remember(ready: Sequence[tuple[Succession, Successor]]) -> None:

@@ -33,6 +33,7 @@ from gateway.settings import (
     MemberSettings,
     OipSettings,
     PolicySettings,
+    RuleSettings,
     ScriptedSettings,
     TaskSettings,
     TeacherSettings,
@@ -61,6 +62,7 @@ from gateway.teachers.retries import RetryBudget
 from gateway.teachers.scripted import ScriptedTeacher
 from gateway.teachers.upstream import Upstream
 from gateway.telemetry.metrics import Metrics
+from gateway.types import Reason
 
 _MEMBERS_SHARE = 0.8  # of a vote's time: the rest is for those who answered to be heard
 _DIGITS = 12  # of the fingerprint in an ensemble's name: 48 bits
@@ -135,6 +137,21 @@ def policy_of(
         severity=costs,
         warrant=warrant,
         min_familiarity=least,
+    )
+
+
+def policy_without_student(name: str, settings: TaskSettings, task: Task) -> EscalationPolicy:
+    """What the settings say where there is no student: everything is escalated.
+
+    What could only be held against a student (a threshold, a certificate, a share of strange texts)
+    waits for one. Raises SettingsError.
+    """
+    return EscalationPolicy(
+        threshold=None,
+        rules=_rules(name, settings, task),
+        critical=_critical(name, settings.policy, task, None),
+        severity=_severity(name, settings, task),
+        absent=Reason.NO_STUDENT,
     )
 
 
@@ -230,6 +247,9 @@ def _combined(settings: EnsembleSettings, task: Task, members: Mapping[str, Memb
     name = f"{settings.mode}-of-{len(members)}@{digest[:_DIGITS]}"
     if settings.default is None:
         return VotingTeacher(name, task, members, quorum=settings.quorum)
+    for place, skill in enumerate(settings.skills):
+        where = f"teacher.ensemble.skills.{place}.when ({skill.when.name})"
+        _check_labels(skill.when, task, where=where)
     skills = [(skill.when.rule(), skill.member) for skill in settings.skills]
     return ChoosingTeacher(name, task, members, skills=skills, default=settings.default)
 
@@ -316,22 +336,26 @@ def _upstream(where: UpstreamSettings, settings: MemberSettings, *, connections:
 
 def _rules(name: str, settings: TaskSettings, task: Task) -> tuple[Rule, ...]:
     """The risk rules. Raises SettingsError for one that no answer of this task can ever meet."""
-    labels = {head.name: frozenset(head.labels) for head in task.heads}
     for place, rule in enumerate(settings.policy.rules):
-        if rule.head is None:
-            continue
-        where = f"tasks.{name}.policy.rules.{place} ({rule.name})"
-        if rule.head not in labels:
-            raise SettingsError(
-                f"{where}: the student has no head {rule.head!r}",
-                mend=f"name one of: {', '.join(labels)}",
-            )
-        if unknown := sorted(set(rule.labels or ()) - labels[rule.head]):
-            raise SettingsError(
-                f"{where}: the head {rule.head!r} has no label {unknown[0]!r}",
-                mend=f"name labels of: {', '.join(sorted(labels[rule.head]))}",
-            )
+        _check_labels(rule, task, where=f"tasks.{name}.policy.rules.{place} ({rule.name})")
     return tuple(rule.rule() for rule in settings.policy.rules)
+
+
+def _check_labels(rule: RuleSettings, task: Task, *, where: str) -> None:
+    """Raises SettingsError for a rule on a head or a label that the student never says."""
+    if rule.head is None:
+        return
+    labels = {head.name: frozenset(head.labels) for head in task.heads}
+    if rule.head not in labels:
+        raise SettingsError(
+            f"{where}: the task has no head {rule.head!r}",
+            mend=f"name one of: {', '.join(labels)}",
+        )
+    if unknown := sorted(set(rule.labels or ()) - labels[rule.head]):
+        raise SettingsError(
+            f"{where}: the head {rule.head!r} has no label {unknown[0]!r}",
+            mend=f"name labels of: {', '.join(sorted(labels[rule.head]))}",
+        )
 
 
 def _severity(name: str, settings: TaskSettings, task: Task) -> Severity | None:

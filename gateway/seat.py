@@ -1,22 +1,34 @@
 """A seat: a student that is loaded and runs, under its policy, with a teacher behind it.
 
 A task has one that serves and one that served before; gateway/succession.py says which. A seat is
-complete or is not: whatever is wrong with a student is raised before anybody could ask it.
+complete or is not: whatever is wrong with a student is raised before anybody could ask it. It may
+be vacant: then the teacher alone answers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from gateway.contract.bundle import Bundle, open_bundle
-from gateway.errors import BundleMissing, StudentFailed
+from gateway.contract.manifest import Head, HeadKind, Task
+from gateway.errors import BundleMissing, SettingsError, StudentFailed
 from gateway.routing.budget import Purse
 from gateway.routing.cascade import Rung
-from gateway.rungs import open_batcher, open_student, open_teacher, policy_of
+from gateway.routing.policy import EscalationPolicy
+from gateway.rungs import (
+    open_batcher,
+    open_student,
+    open_teacher,
+    policy_of,
+    policy_without_student,
+)
 from gateway.settings import TaskSettings
+from gateway.students.batching import Batcher
 from gateway.students.registry import Registry, Roles
 from gateway.students.student import Student
+from gateway.students.vacancy import NO_STUDENT, Vacancy
 from gateway.teachers.guard import Guard
 from gateway.telemetry.metrics import Metrics
 
@@ -29,9 +41,14 @@ class Seat:
     teacher: Guard
 
     @property
-    def bundle(self) -> Bundle:
-        """The student's bundle."""
-        return self.rung.student.student.bundle
+    def bundle(self) -> Bundle | None:
+        """The student's bundle; None: the seat is vacant."""
+        return self.rung.bundle
+
+    @property
+    def name(self) -> str:
+        """The name of the student's bundle, or `no_student`."""
+        return self.rung.name
 
     async def close(self, *, teacher: bool) -> None:
         """Finish what waits and end the threads; those of the teacher too, where it is told."""
@@ -40,17 +57,22 @@ class Seat:
         await self.rung.student.close()
 
 
-def first_student(settings: TaskSettings, registry: Registry, *, aside: bool) -> Student:
-    """The student that serves when the process starts.
+def configured(settings: TaskSettings) -> str:
+    """The name of the bundle that the settings name, or `no_student`."""
+    bundle = settings.student.bundle
+    return NO_STUDENT if bundle is None else bundle.resolve().name  # a link may mean another later
+
+
+def first_student(settings: TaskSettings, registry: Registry, *, aside: bool) -> Student | None:
+    """The student that serves when the process starts; None: there is none.
 
     It is the one that served last, unless the settings name another bundle than they did then:
     they win, and it is written down, but not `aside`. Raises a BundleError or SettingsError.
     """
-    configured = settings.student.bundle.resolve()  # a link may mean another bundle later
-    roles = registry.roles()
-    if roles is None:
-        return open_student(settings, open_bundle(configured))
-    if roles.configured == configured.name:
+    named, roles = configured(settings), registry.roles()
+    if roles is not None and roles.configured == named:
+        if roles.serving == NO_STUDENT:
+            return None
         try:
             return open_student(settings, open_bundle(registry.find(roles.serving)))
         except BundleMissing as error:
@@ -58,23 +80,85 @@ def first_student(settings: TaskSettings, registry: Registry, *, aside: bool) ->
                 f"{registry.task} is served by {roles.serving}, which is gone from the registry",
                 mend="put it back, or remove roles.json: what the settings name serves then",
             ) from error
-    student = open_student(settings, open_bundle(configured))
-    if not aside:
-        name = registry.keep(configured).name
-        registry.remember(Roles(configured=name, serving=name, previous=roles.serving))
+    bundle = settings.student.bundle
+    student = None if bundle is None else open_student(settings, open_bundle(bundle.resolve()))
+    if roles is not None and not aside:
+        if bundle is not None:
+            registry.keep(bundle)
+        registry.remember(Roles(configured=named, serving=named, previous=roles.serving))
     return student
+
+
+def heads_of(task: str, settings: TaskSettings) -> tuple[Head, ...]:
+    """What a task decides, by its settings alone: their `heads`, or a bundle that they name.
+
+    Raises SettingsError where nothing says it, or where a teacher's bundle and `heads` contradict
+    each other, and a BundleError.
+    """
+    said = settings.decides()
+    path = settings.student.bundle or settings.teacher.bundle
+    if path is None:
+        if said is None:
+            raise SettingsError(
+                f"tasks.{task}: there is no student, and nothing says what the task decides",
+                mend=f"name a bundle under tasks.{task}.student.bundle, or the heads and their "
+                f"labels under tasks.{task}.heads",
+            )
+        return said
+    bundle = open_bundle(path)
+    heads = bundle.manifest.task.heads
+    _check_heads(task, settings, heads, of=bundle.name)
+    return heads
+
+
+def _check_heads(task: str, settings: TaskSettings, heads: Sequence[Head], *, of: str) -> None:
+    """Hold the heads `of` somebody against those of the settings, if any. Raises SettingsError."""
+    said = settings.decides()
+    if said is not None and not same_heads(said, heads):
+        raise SettingsError(
+            f"tasks.{task}.heads: {of} answers other heads or labels",
+            mend="name the same heads and labels, or leave `heads` out where a bundle is named; "
+            "other heads are another task",
+        )
+
+
+def same_heads(these: Sequence[Head], those: Sequence[Head]) -> bool:
+    """Whether both decide the same, in whatever order heads and labels stand."""
+    return _decided(these) == _decided(those)
+
+
+def _decided(heads: Sequence[Head]) -> Mapping[str, tuple[HeadKind, frozenset[str]]]:
+    return {head.name: (head.kind, frozenset(head.labels)) for head in heads}
+
+
+def seated(task: str, settings: TaskSettings, loaded: Batcher | Vacancy, teacher: Guard) -> Seat:
+    """What runs already, under the policy of these settings. Raises SettingsError."""
+    return Seat(Rung(loaded, _policy(task, settings, loaded.student, teacher)), teacher)
+
+
+def _policy(
+    task: str, settings: TaskSettings, student: Student | None, teacher: Guard
+) -> EscalationPolicy:
+    """What the settings say of this student and teacher. Raises SettingsError."""
+    if student is None:
+        _check_heads(task, settings, teacher.task.heads, of=teacher.name)
+        return policy_without_student(task, settings, teacher.task)
+    _check_heads(task, settings, student.task.heads, of=student.bundle.name)
+    return policy_of(task, settings, student, teacher=teacher.name)
 
 
 async def take_seat(
     task: str,
     settings: TaskSettings,
-    student: Student,
+    student: Student | None,
     metrics: Metrics,
     *,
     teacher: Guard | None = None,
     purse: Purse | None = None,
 ) -> Seat:
     """Start a student's workers and let it answer once; without a `teacher` open its own.
+
+    Without a student the seat is vacant.
 
     Its calls are paid for from the `purse`; None: nothing is limited.
 
@@ -83,11 +167,14 @@ async def take_seat(
     """
     async with AsyncExitStack() as opened:
         if teacher is None:
-            teacher = await open_teacher(
-                settings.teacher, student.task, purse=purse, metrics=metrics
-            )
+            asked = student.task if student else Task(name=task, heads=heads_of(task, settings))
+            teacher = await open_teacher(settings.teacher, asked, purse=purse, metrics=metrics)
             opened.push_async_callback(teacher.close)
-        policy = policy_of(task, settings, student, teacher=teacher.name)
+        if student is None:
+            seat = seated(task, settings, Vacancy(), teacher)
+            opened.pop_all()
+            return seat
+        policy = _policy(task, settings, student, teacher)
         batcher = await open_batcher(task, settings, student, metrics)
         opened.push_async_callback(batcher.close)
         await batcher.ready()

@@ -10,38 +10,44 @@ so that going back takes no time.
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
 from gateway.contract.bundle import Bundle, open_bundle
-from gateway.contract.manifest import Task
+from gateway.contract.manifest import Head, Task
 from gateway.errors import (
     BundleError,
     BundleMismatch,
     BundleMissing,
     Conflict,
+    LogUnavailable,
     UnderstudyError,
 )
 from gateway.routing.budget import Budget
-from gateway.routing.cascade import Cascade, Rung
-from gateway.rungs import open_student, policy_of
-from gateway.seat import Seat, take_seat
+from gateway.routing.cascade import Cascade
+from gateway.rungs import open_student
+from gateway.seat import Seat, configured, heads_of, same_heads, seated, take_seat
 from gateway.settings import TaskSettings
 from gateway.shadow.audit import Auditor
 from gateway.shadow.coins import Coins
 from gateway.shadow.served import ServedQuality
+from gateway.store.changes import Changes, Entry, What
 from gateway.students.registry import Registry, Roles
 from gateway.students.rehearsal import warm
 from gateway.students.student import Student
+from gateway.students.vacancy import NO_STUDENT, Vacancy
 from gateway.telemetry.figures import Figures
 from gateway.telemetry.metrics import Metrics
 from gateway.types import Observer
+
+_RESULTS = {What.SWAP: "swapped", What.ROLLBACK: "rolled_back"}  # as swaps_total has them
 
 _log = structlog.get_logger(__name__)
 
@@ -81,6 +87,7 @@ class Succession:
         quality: ServedQuality,
         observers: Sequence[Observer],
         budget: Budget | None = None,
+        changes: Changes | None = None,
     ) -> None:
         self.task = task
         self.registry = registry
@@ -97,11 +104,12 @@ class Succession:
         self._seat = seat
         self._before: Seat | None = None  # the previous student, while it is loaded
         roles = registry.roles()
-        self._configured = settings.student.bundle.resolve().name
+        self._configured = configured(settings)
         self._previous = roles.previous if roles else None
         self._metrics = metrics
         self._figures = figures
         self._budget = budget
+        self._changes = changes
         self._observers: Sequence[Observer] = (*observers, self.auditor)
         self._changing = False
         self._adding = asyncio.Lock()  # a rehearsal takes a core: one at a time
@@ -113,9 +121,7 @@ class Succession:
     @property
     def roles(self) -> Roles:
         """Who has which role now."""
-        return Roles(
-            configured=self._configured, serving=self._seat.bundle.name, previous=self._previous
-        )
+        return Roles(configured=self._configured, serving=self._seat.name, previous=self._previous)
 
     @contextmanager
     def claim(self) -> Iterator[None]:
@@ -134,48 +140,52 @@ class Succession:
         """Take the bundle of an archive in as a candidate. Raises a BundleError."""
         try:
             async with self._adding:
-                bundle = await asyncio.to_thread(self.registry.receive, archive, check=self._check)
+                check = functools.partial(self._check, settings=self._settings)
+                bundle = await asyncio.to_thread(self.registry.receive, archive, check=check)
         except BundleError as error:
             self._note_refusal(error, by=by)
             raise
         _log.info("student added", task=self.task, by=by, bundle=bundle.name)
         return bundle
 
-    async def swap(self, name: str, *, by: str) -> Change:
-        """Let the bundle of that name serve; `by` is who wishes it, for the log.
+    async def swap(self, name: str, *, by: str, why: str = "") -> Change:
+        """Let the bundle of that name serve; the log gets `by`, who wishes it, and `why`.
 
-        Raises BundleMissing, Conflict, or what is wrong with the bundle; the old one serves on.
+        Raises BundleMissing, Conflict, LogUnavailable, or what is wrong with the bundle; the old
+        one serves on.
         """
         with self._refusals(by=by), self.claim():
-            if name == self._seat.bundle.name:
+            if name == self._seat.name:
                 self._metrics.changed(self.task, "unchanged")
                 return self._outcome(changed=False)
-            return await self._let_serve(name, result="swapped", by=by)
+            return await self._let_serve(name, What.SWAP, by=by, why=why)
 
-    async def roll_back(self, *, by: str) -> Change:
-        """Let the previous student serve again. Raises like `swap`."""
+    async def roll_back(self, *, by: str, why: str = "") -> Change:
+        """Let the previous student serve again. Raises like `swap`, but never LogUnavailable."""
         with self._refusals(by=by), self.claim():
             if self._previous is None:
                 raise BundleMissing(
                     f"{self.task} has no previous bundle", mend="swap to a bundle by its name"
                 )
-            return await self._let_serve(self._previous, result="rolled_back", by=by)
+            return await self._let_serve(self._previous, What.ROLLBACK, by=by, why=why)
 
     async def prepare(self, settings: TaskSettings) -> Successor:
         """Make ready what new settings want; who calls has the claim. Nothing changes yet.
 
-        A bundle that the settings did not name before takes over.
+        A bundle that the settings did not name before takes over; where they name none any more,
+        the seat falls vacant.
         """
-        name, student = settings.student.bundle.resolve().name, self._seat.rung.student
-        if name in {self._configured, self._seat.bundle.name}:
-            teacher = self._seat.teacher
-            policy = policy_of(self.task, settings, student.student, teacher=teacher.name)
-            seat = Seat(Rung(student, policy), teacher)
+        name, bundle = configured(settings), settings.student.bundle
+        if name in {self._configured, self._seat.name}:
+            seat = seated(self.task, settings, self._seat.rung.student, self._seat.teacher)
             roles = self.roles.model_copy(update={"configured": name})
             changed = name != self._configured
         else:
-            kept = await asyncio.to_thread(self.registry.keep, settings.student.bundle)
-            seat = await self._ready(kept.name, settings)
+            if bundle is None:
+                await asyncio.to_thread(heads_of, self.task, settings)  # a restart needs them
+            else:
+                await asyncio.to_thread(self.registry.keep, bundle)
+            seat = await self._ready(name, settings)
             with self._left_on_error(seat):
                 previous = await asyncio.to_thread(self._kept)
             roles = Roles(configured=name, serving=name, previous=previous)
@@ -209,26 +219,49 @@ class Succession:
         if self._leaving:
             await asyncio.wait(self._leaving)
 
-    async def _let_serve(self, name: str, *, result: str, by: str) -> Change:
-        old = self._seat.bundle.name
+    async def _let_serve(self, name: str, what: What, *, by: str, why: str) -> Change:
+        old, result = self._seat.name, _RESULTS[what]
         seat = await self._ready(name, self._settings)
+        entry = Entry(
+            what=what,
+            who=by,
+            task=self.task,
+            old=old,
+            new=name,
+            why=why,
+            evidence={"threshold": seat.rung.policy.threshold, "teacher": seat.teacher.name},
+        )
         with self._left_on_error(seat):
             kept = await asyncio.to_thread(self._kept)
             roles = Roles(configured=self._configured, serving=name, previous=kept)
+            if what is not What.ROLLBACK:
+                await self._note(entry)
             await asyncio.to_thread(self.registry.remember, roles)
         self._move(seat, self.cascade)
+        if what is What.ROLLBACK:  # the way back waits for no database
+            with suppress(LogUnavailable):
+                await self._note(entry)
         self._metrics.changed(self.task, result)
         _log.info(f"student {result.replace('_', ' ')}", task=self.task, by=by, old=old, new=name)
         return self._outcome(changed=True)
 
+    async def _note(self, entry: Entry) -> None:
+        """Commit a row of the log of changes. Raises LogUnavailable."""
+        if self._changes is None:
+            return
+        try:
+            await asyncio.to_thread(self._changes.append, entry)
+        except LogUnavailable as error:
+            _log.warning("a change is not in the log", task=self.task, error=error.message)
+            raise
+
     async def _ready(self, name: str, settings: TaskSettings) -> Seat:
         """The student of that name, loaded and warm: the previous one is so already."""
         before = self._before
-        if before is not None and before.bundle.name == name:
-            loaded = before.rung.student
-            named = before.teacher.name
-            policy = policy_of(self.task, settings, loaded.student, teacher=named)
-            return Seat(Rung(loaded, policy), before.teacher)
+        if before is not None and before.name == name:
+            return seated(self.task, settings, before.rung.student, before.teacher)
+        if name == NO_STUDENT:
+            return seated(self.task, settings, Vacancy(), self._seat.teacher)
         student = await asyncio.to_thread(self._opened, name, settings)
         same = student.task.heads == self._seat.teacher.task.heads
         teacher = self._seat.teacher if same else None
@@ -238,23 +271,30 @@ class Succession:
 
     def _opened(self, name: str, settings: TaskSettings) -> Student:
         bundle = open_bundle(self.registry.find(name))
-        self._check(bundle)
+        self._check(bundle, settings)
         self.registry.rehearse(bundle.path)
         student = open_student(settings, bundle)
         warm(student)
         return student
 
-    def _check(self, bundle: Bundle) -> None:
-        """Refuse a bundle that could not take the serving one's place."""
-        serving = self._seat.bundle.manifest
+    def _check(self, bundle: Bundle, settings: TaskSettings) -> None:
+        """Refuse a bundle that could not take the serving one's place, or the vacant one."""
+        serving, decided = self._seat.bundle, bundle.manifest.task
         if bundle.manifest.role != "student":
             raise BundleMismatch(
                 f"{bundle.name} is a {bundle.manifest.role}, not a student",
                 mend="name it under teacher.bundle in the settings",
             )
-        if _shape(bundle.manifest.task) != _shape(serving.task):
+        wanted = settings.decides() or (None if serving else self._seat.teacher.task.heads)
+        if wanted is not None and not same_heads(wanted, decided.heads):
             raise BundleMismatch(
-                f"{bundle.name} does not decide what {self._seat.bundle.name} decides: "
+                f"{bundle.name} does not decide what the task {self.task} decides: the heads or "
+                "their labels differ",
+                mend=f"distil a student with these: {_in_words(wanted)}",
+            )
+        if serving is not None and _shape(decided) != _shape(serving.manifest.task):
+            raise BundleMismatch(
+                f"{bundle.name} does not decide what {serving.name} decides: "
                 "the task or its heads differ in name or kind",
                 mend="serve it as a task of its own",
             )
@@ -262,6 +302,8 @@ class Succession:
     def _kept(self) -> str | None:
         """See to it that the serving bundle lies in the registry, to be found after a restart."""
         bundle = self._seat.bundle
+        if bundle is None:
+            return NO_STUDENT
         if bundle.name in self.registry.names():
             return bundle.name
         try:
@@ -294,7 +336,7 @@ class Succession:
         old, self._seat = self._seat, seat
         if old.rung.student is not seat.rung.student:
             retired, self._before = self._before, old
-            self._previous = old.bundle.name
+            self._previous = old.name
             if retired is not None:
                 self._leave(retired)
         self._show_roles()
@@ -319,7 +361,7 @@ class Succession:
         leaving.add_done_callback(self._leaving.discard)
 
     def _show_roles(self) -> None:
-        self._metrics.installed(self.task, "student", self._seat.bundle.name)
+        self._metrics.installed(self.task, "student", self._seat.name)
         self._metrics.installed(self.task, "teacher", self._seat.teacher.name)
         if self._previous is not None:
             self._metrics.installed(self.task, "previous", self._previous)
@@ -355,3 +397,7 @@ async def _ended(seat: Seat, *, teacher: bool) -> None:
 def _shape(task: Task) -> tuple[object, ...]:
     """What two students must have in common to take each other's place; labels may differ."""
     return (task.name, *((head.name, head.kind) for head in task.heads))
+
+
+def _in_words(heads: Sequence[Head]) -> str:
+    return "; ".join(f"{head.name} ({head.kind}: {', '.join(head.labels)})" for head in heads)

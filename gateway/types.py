@@ -32,6 +32,7 @@ class Reason(StrEnum):
     HIGH_RISK = "high_risk"
     TRUNCATED = "truncated"
     STUDENT_FAILED = "student_failed"
+    NO_STUDENT = "no_student"  # the task has none yet, or none any more
     REQUESTED = "requested"
     SEVERITY = "severity"  # a mistake would be too dear
     OUT_OF_DOMAIN = "out_of_domain"  # unlike what the student was taught
@@ -43,6 +44,15 @@ class Coin(StrEnum):
 
     UNIFORM = "uniform"  # the same for all answers: what is guaranteed rests on it alone
     TARGETED = "targeted"  # falls more often where the student is less sure
+
+
+class Bucket(StrEnum):
+    """What a call of the teacher is made for; what it costs is counted under that."""
+
+    LIVE = "live"  # an escalation
+    AUDIT = "audit"  # a look at a confident answer, after the reply
+    RETRY = "retry"  # an escalation again, for the call before it failed
+    HEDGE = "hedge"  # an escalation a second time, for the call beside it is late
 
 
 class Wish(StrEnum):

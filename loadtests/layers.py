@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,10 @@ from gateway.routing.cascade import Rung
 from gateway.students.batching import Batcher
 from gateway.students.student import Student
 from gateway.students.workers import ThreadWorker
+from gateway.telemetry import logs
 from gateway.types import Answer, Instance, Prediction
-from loadtests import bodies
+from loadtests import bodies, decision
+from loadtests.decision import Costs
 
 _TURNS = 9
 _CALLS = 300  # of a part in a turn
@@ -70,7 +72,10 @@ class Request:
     def __init__(self, gateway: Gateway, texts: Sequence[str], key: str) -> None:
         (cascade,) = gateway.tasks.values()
         self._gateway = gateway
-        self._student = cascade.rung.student.student
+        student = cascade.rung.student.student
+        if student is None:
+            raise RuntimeError("the settings name a student, and none serves")
+        self._student = student
         self._texts = itertools.cycle(texts)
         self._bodies = itertools.cycle(bodies.of_texts(texts))
         self._keyring = Keyring(lambda: gateway.settings.keys)
@@ -80,8 +85,9 @@ class Request:
             (b"content-length", b"100"),
             (b"authorization", f"Bearer {key}".encode()),
         ]
-        ready = _Ready(self._student.bundle)
-        (ready.said,) = self._student.predict([texts[0]])
+        ready = _Ready(student.bundle)
+        (self._said,) = student.predict([texts[0]])
+        ready.said = self._said
         self._policy = cascade.rung.policy
         self._ready = Batcher(ready, [ThreadWorker(ready, name="ready")])
         cascade.rung = Rung(self._ready, self._policy)
@@ -95,7 +101,7 @@ class Request:
         ids = [each.ids for each in student.encode([next(self._texts) for _ in range(_CALLS)])]
         rows = itertools.cycle(ids)
         raw = student.raw([next(self._texts)])
-        said = self._ready.student.predict([""])[0]
+        said = self._said
         limits = gateway.settings.server
         return {
             "key": (_LOOP, _plain(lambda: self._keyring.check(self._headers))),
@@ -118,6 +124,10 @@ class Request:
                 self._crowd(self._ask),
             ),
         }
+
+    def decision(self, texts: Sequence[str]) -> Costs:
+        """What deciding costs where every gate is on."""
+        return decision.measured(self._policy, self._student, texts)
 
     async def begin(self) -> None:
         """One request, whose answer the observers are shown later."""
@@ -178,8 +188,19 @@ class Request:
         return many
 
 
-async def measured(bundle: Path, texts: Sequence[str]) -> list[tuple[str, str, float]]:
-    """Name, thread and microseconds of processor time of each part, in the order of a request."""
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Name, thread and microseconds of processor time of each part, in the order of a request.
+
+    `decision`: what deciding costs where every gate is on.
+    """
+
+    parts: Sequence[tuple[str, str, float]]
+    decision: Costs
+
+
+async def measured(bundle: Path, texts: Sequence[str]) -> Found:
+    """Each part of a request by itself, on this bundle and these texts."""
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "understudy.yaml"
         key, digest = new_key("layers")
@@ -194,10 +215,15 @@ async def measured(bundle: Path, texts: Sequence[str]) -> list[tuple[str, str, f
                     started = time.process_time()
                     await work(_CALLS)
                     spent[part].append((time.process_time() - started) / _CALLS)
+            decided = request.decision(texts)
             await request.end()
-    return [
-        (part, where, statistics.median(spent[part]) * _MICRO) for part, (where, _) in parts.items()
-    ]
+    return Found(
+        [
+            (part, where, statistics.median(spent[part]) * _MICRO)
+            for part, (where, _) in parts.items()
+        ],
+        decided,
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -207,6 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--texts", type=Path, help="one text a line; else tickets")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
+    logs.configure("warning", json=False)
     try:
         texts = (
             bodies.texts(options.texts)
@@ -221,9 +248,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())  # noqa: T201
         return 0
     table = Table("part", "thread", "µs", title="One text, microseconds of processor time")
-    for part, where, microseconds in found:
+    for part, where, microseconds in found.parts:
         table.add_row(part, where, f"{microseconds:.1f}")
     Console().print(table)
+    Console().print(str(found.decision), soft_wrap=True)
     return 0
 
 
@@ -243,6 +271,7 @@ def _settings(bundle: Path, digest: str) -> dict[str, Any]:
                     "rules": [
                         {"name": "large", "field": "amount", "above": 1000},
                         {"name": "court", "text": r"(?i)\b(court|lawyer)\b"},
+                        {"name": "last", "head": head.name, "labels": head.labels[-1:]},
                     ],
                     "severity": {"usd_per_unit": "0.00001"},  # a call is worth 200 mistakes
                     "critical": {"labels": {head.name: head.labels[:1]}, "threshold": 1.0},

@@ -1,7 +1,8 @@
 """Sources: the files of a recipe -> examples, and the task that their labels make.
 
-Gold labels are optional, row by row: a row has a label for every head or for none. What cannot be
-trained on is refused here, before anything is trained. It refuses to drop or repair rows silently.
+Labels are optional, row by row: a row has a label for every head or for none. Those of a table are
+gold; those of Example lines may be a teacher's. What cannot be trained on is refused here, before
+anything is trained. It refuses to drop or repair rows silently.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
+from typing import Literal
 
-from distill.data import table
+from distill.data import lines, table
 from distill.data.deduplicate import deduplicate
+from distill.data.lines import Lines
 from distill.data.table import Row, Table
 from distill.recipe import DataPlan, HeadPlan, Recipe, hint
 from gateway.contract.examples import Example, Field, Label
@@ -33,6 +36,7 @@ _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?")  # `007` is a name, not a nu
 class Corpus:
     """All examples of a recipe; `test` is empty unless it has a file of its own.
 
+    `labels`: whose they are; one label of a teacher makes them a teacher's; None: there are none.
     `sources` is `<key of the recipe>: <file name>` -> SHA-256.
     """
 
@@ -41,23 +45,35 @@ class Corpus:
     task: Task
     sources: Mapping[str, str]
 
+    @property
+    def labels(self) -> Literal["gold", "teacher"] | None:
+        """Whose labels the examples have."""
+        return whose(self.examples)
+
+
+def whose(rows: Iterable[Example]) -> Literal["gold", "teacher"] | None:
+    """Whose labels rows have; one label of a teacher makes them a teacher's; None: no labels."""
+    sources = {row.source for row in rows if row.labels}
+    if not sources:
+        return None
+    return "teacher" if "teacher" in sources else "gold"
+
 
 def read(recipe: Recipe) -> Corpus:
     """Read the recipe's files. Raises DataError naming file, line, column or class."""
     plan = recipe.data
     paths = {"data": plan.path, "test": plan.test, "unlabelled": plan.unlabelled}
-    tables = {
-        key: table.read(recipe.resolve(path)) for key, path in paths.items() if path is not None
-    }
+    tables = {key: _open(recipe.resolve(path)) for key, path in paths.items() if path is not None}
     listed = all(head.labels for head in plan.heads.values())
     labelled = _has_labels(tables["data"], plan, optional=listed)
     rows = _examples(tables["data"], plan, labelled=labelled)
-    gold = any(row.labels for row in rows)
-    test = _test_examples(tables.get("test"), plan, gold=gold)
+    given = whose(rows)
+    test = _test_examples(tables.get("test"), plan, needed=given is not None)
     more = _examples(tables["unlabelled"], plan, labelled=False) if "unlabelled" in tables else []
     task = _task(recipe, [*rows, *test])
-    if gold:
-        # Rows that will be left out as duplicates teach nothing.
+    if given == "gold":
+        # Rows that will be left out as duplicates teach nothing. What a teacher hardly ever says is
+        # no mistake of a person: its rows are kept, and told where they are not measured.
         _check_counts(task, deduplicate(rows)[0], tables["data"].path)
     _check_severity(plan, task)
     return Corpus(
@@ -68,8 +84,19 @@ def read(recipe: Recipe) -> Corpus:
     )
 
 
-def _has_labels(source: Table, plan: DataPlan, *, optional: bool) -> bool:
+def say_teachings(recipe: Recipe) -> bool:
+    """Whether the recipe's data brings a teacher's labels with it. Raises DataError."""
+    return lines.teacher_labelled(recipe.resolve(recipe.data.path))
+
+
+def _open(path: Path) -> Table | Lines:
+    return lines.read(path) if lines.are_in(path) else table.read(path)
+
+
+def _has_labels(source: Table | Lines, plan: DataPlan, *, optional: bool) -> bool:
     """Whether the file has the label columns: all of them or, where they are optional, none."""
+    if isinstance(source, Lines):
+        return True
     if optional and not any(head.column in source.columns for head in plan.heads.values()):
         return False
     for name, head in plan.heads.items():
@@ -77,12 +104,12 @@ def _has_labels(source: Table, plan: DataPlan, *, optional: bool) -> bool:
     return True
 
 
-def _test_examples(source: Table | None, plan: DataPlan, *, gold: bool) -> list[Example]:
+def _test_examples(source: Table | Lines | None, plan: DataPlan, *, needed: bool) -> list[Example]:
     if source is None:
         return []
-    found = _examples(source, plan, labelled=_has_labels(source, plan, optional=not gold))
-    bare = [row.place for row, each in zip(source.rows, found, strict=True) if not each.labels]
-    if gold and bare:
+    found = _examples(source, plan, labelled=_has_labels(source, plan, optional=not needed))
+    bare = [place for place, each in zip(_places(source), found, strict=True) if not each.labels]
+    if needed and bare:
         raise DataError(
             f"{source.path}: no labels on {_some(bare)}",
             mend="label the test rows: quality is measured on them",
@@ -90,7 +117,16 @@ def _test_examples(source: Table | None, plan: DataPlan, *, gold: bool) -> list[
     return found
 
 
-def _examples(source: Table, plan: DataPlan, *, labelled: bool) -> list[Example]:
+def _places(source: Table | Lines) -> list[str]:
+    """Where each row stands, for messages."""
+    if isinstance(source, Lines):
+        return [f"line {number}" for number in range(1, len(source.examples) + 1)]
+    return [row.place for row in source.rows]
+
+
+def _examples(source: Table | Lines, plan: DataPlan, *, labelled: bool) -> list[Example]:
+    if isinstance(source, Lines):
+        return _of_lines(source, plan, labelled=labelled)
     source.require(plan.text_column, key="data.text_column")
     if plan.group_column:
         source.require(plan.group_column, key="data.group_column")
@@ -110,6 +146,24 @@ def _examples(source: Table, plan: DataPlan, *, labelled: bool) -> list[Example]
                 source="gold" if labels else "unlabelled",
             )
         )
+    return found
+
+
+def _of_lines(source: Lines, plan: DataPlan, *, labelled: bool) -> list[Example]:
+    """The lines as they are, with the heads of the plan alone."""
+    found = []
+    for place, each in zip(_places(source), source.examples, strict=True):
+        cells: dict[str, object] = {
+            name: list(said) if isinstance(said, tuple) else said
+            for name, said in each.labels.items()
+        }
+        labels = _labels(Row(place, cells), plan.heads, source.path) if labelled else {}
+        scores = {
+            name: each.scores[head.column]
+            for name, head in plan.heads.items()
+            if head.column in each.scores
+        }
+        found.append(replace(each, labels=labels, scores=scores))
     return found
 
 
@@ -134,7 +188,7 @@ def _check_texts(source: Table, column: str) -> None:
 
 
 def _labels(row: Row, heads: Mapping[str, HeadPlan], path: Path) -> dict[str, Label]:
-    """The row's gold labels: every head's, or none. An empty flags cell says: no flag is set."""
+    """The row's labels: every head's, or none. An empty flags cell says: no flag is set."""
     found = {name: _label(row, name, head, path) for name, head in heads.items()}
     choices = [name for name, head in heads.items() if head.kind is HeadKind.CHOICE]
     if all(found[name] is None for name in choices) and not any(found.values()):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -23,15 +23,20 @@ from gateway.assembly import Gateway
 from gateway.errors import Invalid, Malformed, RequestError, TooLarge
 from gateway.reload import reload
 from gateway.settings import Settings
+from gateway.students.vacancy import NO_STUDENT
 from gateway.succession import Change, Succession
 
 PREFIX = "/admin/"
 
-_BODY_LIMIT = 4096  # bytes of a JSON body here: one name
+_BODY_LIMIT = 4096  # bytes of a JSON body here: one name and one sentence
+_WHY = 500  # characters
 _UPLOAD_S = 600.0  # seconds for an archive to arrive: 100 MB over a slow line
 _ARCHIVES = ("application/x-tar", "application/gzip", "application/zip")
 _NOBODY = "(no key)"  # who changes something where no keys are configured
 _PASSWORD = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+
+
+_Asked = TypeVar("_Asked", bound=BaseModel)
 
 
 class _Part(BaseModel):
@@ -69,7 +74,13 @@ class AddedReply(_Part):
     size: int = Field(description="bytes of all files")
 
 
-class SwapRequest(_Part):
+class ReasonRequest(_Part):
+    """Why something is changed, for the log of changes."""
+
+    why: str = Field(default="", max_length=_WHY, pattern=r"^[^\x00-\x1f\x7f]*$")
+
+
+class SwapRequest(ReasonRequest):
     """Which bundle is to serve."""
 
     bundle: str = Field(min_length=1, max_length=200)
@@ -136,21 +147,30 @@ def router(gateway: Gateway) -> APIRouter:
     )
     async def swap(request: Request, task: str) -> ChangeReply:
         """Let a bundle serve. The one that serves now stays loaded, for a rollback."""
-        body = await read_body(request.scope, request.receive, limit=_BODY_LIMIT)
-        wanted = _parsed(body)
+        wanted = await _read(request, SwapRequest)
         succession = gateway.successions[gateway.cascade(task).task]
-        return _changed(await succession.swap(wanted.bundle, by=_who(request)))
+        return _changed(await succession.swap(wanted.bundle, by=_who(request), why=wanted.why))
 
-    @routes.post("/students/{task}/rollback", responses=problems(404, 409, 422, 503))
+    @routes.post(
+        "/students/{task}/rollback",
+        responses=problems(400, 404, 409, 413, 415, 422, 503),
+        openapi_extra=_documented_body(ReasonRequest, required=False),
+    )
     async def rollback(request: Request, task: str) -> ChangeReply:
         """Let the previous bundle serve again."""
+        why = (await _read(request, ReasonRequest)).why
         succession = gateway.successions[gateway.cascade(task).task]
-        return _changed(await succession.roll_back(by=_who(request)))
+        return _changed(await succession.roll_back(by=_who(request), why=why))
 
-    @routes.post("/reload", responses=problems(404, 409, 422, 503))
+    @routes.post(
+        "/reload",
+        responses=problems(400, 404, 409, 413, 415, 422, 503),
+        openapi_extra=_documented_body(ReasonRequest, required=False),
+    )
     async def reload_settings(request: Request) -> ReloadReply:
         """Read the settings file again, and let hold what needs no restart."""
-        done = await reload(gateway, by=_who(request))
+        why = (await _read(request, ReasonRequest)).why
+        done = await reload(gateway, by=_who(request), why=why)
         return ReloadReply(
             generation=done.generation,
             applied=list(done.applied),
@@ -193,6 +213,8 @@ def _shown(succession: Succession) -> SuccessionReply:
     names = succession.registry.names()
     if roles.serving not in names:  # what the settings name, served from its own folder
         names = (roles.serving, *names)
+    if roles.previous == NO_STUDENT:  # it has no folder
+        names = (roles.previous, *names)
     return SuccessionReply(
         task=succession.task,
         configured=roles.configured,
@@ -211,13 +233,19 @@ def _changed(change: Change) -> ChangeReply:
     )
 
 
-def _parsed(body: bytes) -> SwapRequest:
+async def _read(request: Request, model: type[_Asked]) -> _Asked:
+    """The body; none at all, of whatever type, says nothing. Raises Invalid, or as `read_body`."""
+    headers, body = request.headers, b""
+    if headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
+        body = await read_body(request.scope, request.receive, limit=_BODY_LIMIT)
     try:
-        return SwapRequest.model_validate_json(body)
+        return model.model_validate_json(body or b"{}")
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(step) for step in first["loc"]) or "the body"
-        raise Invalid(f"{where}: {first['msg']}", mend='send {"bundle": "NAME"}') from error
+        needed = [name for name, each in model.model_fields.items() if each.is_required()]
+        keys = ", ".join(f'"{name}": "..."' for name in [*needed, "why"])
+        raise Invalid(f"{where}: {first['msg']}", mend=f"send {{{keys}}}") from error
 
 
 def _who(request: Request) -> str:
@@ -258,9 +286,9 @@ def _too_large(most: int) -> TooLarge:
     )
 
 
-def _documented_body(model: type[BaseModel]) -> dict[str, Any]:
+def _documented_body(model: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
     content = {"application/json": {"schema": model.model_json_schema()}}
-    return {"requestBody": {"required": True, "content": content}}
+    return {"requestBody": {"required": required, "content": content}}
 
 
 def _documented_archive() -> dict[str, Any]:

@@ -48,6 +48,11 @@ _WANTED = '{"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data
 _LOAD = '{"parameters": {"bundle": "NAME"}}'
 _MICROSECONDS = 1000  # in a millisecond
 _STATEFUL = ("sequence_id", "sequence_start", "sequence_end")
+_READ = frozenset({"route", "priority", "deadline_ms", "timeout", "binary_data_output", *_STATEFUL})
+_RESERVED = "triton_"  # what a parameter is called that a server should know
+_STREAMED = "triton_enable_empty_final_response"  # one that clients send, of replies in parts
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+_LONGEST = 3_600_000_000  # microseconds: an hour, as of `deadline_ms`
 _REFUSED = (400, 401, 404, 408, 413, 415, 429, 500, 503, 504)
 _CHANGES = (400, 401, 403, 404, 408, 409, 413, 415, 500, 503)
 
@@ -142,6 +147,7 @@ def parse(body: bytes, header: bytes | None, limits: ServerSettings, started: fl
     if type(inputs) is not list or len(inputs) != 1:
         raise Invalid("inputs: not a list with one tensor", mend=f"send {_WANTED}")
     parameters = _parameters(content, "")
+    _check_own(parameters)
     binary = asked.flag(parameters, "binary_data_output", "parameters.")
     return Inference(
         id=asked.name(content, "id"),
@@ -175,12 +181,11 @@ class _Routes:
 
     async def model(self, scope: Scope, receive: Receive) -> Body:  # noqa: ARG002
         cascade = self._cascade(scope)
-        student = cascade.rung.student.student
-        outputs = tensors.columns(student.task.heads).values()
+        outputs = tensors.columns(cascade.heads).values()
         return Body.of(
             {
                 "name": cascade.task,
-                "versions": [student.bundle.name],
+                "versions": [cascade.rung.name],
                 "platform": "onnxruntime_onnx",
                 "inputs": [{"name": "text", "datatype": tensors.BYTES, "shape": [-1]}],
                 "outputs": [
@@ -200,11 +205,15 @@ class _Routes:
         body, header = await self._read(scope, receive)
         question = parse(body, header, self._gateway.settings.server, started)
         cascade = self._cascade(scope)
-        serving = cascade.rung.student.student.bundle
-        wanted = _wanted(tensors.columns(serving.manifest.task.heads), question)
+        serving = cascade.rung.bundle
+        wanted = _wanted(tensors.columns(cascade.heads), question)
         reply = await asked.reply(self._gateway, cascade, question.instances, question.terms, scope)
         said = reply.answers[0].student  # another may serve since we looked
-        version = folder_name(serving.manifest.task.name, said.bundle) if said else serving.name
+        version = (
+            folder_name(serving.manifest.task.name, said.bundle)
+            if serving and said
+            else cascade.rung.name
+        )
         about = {"model_name": cascade.task, "model_version": version}
         if question.id is not None:
             about["id"] = question.id
@@ -220,7 +229,7 @@ class _Routes:
             [
                 {
                     "name": name,
-                    "version": cascade.rung.student.student.bundle.name,
+                    "version": cascade.rung.name,
                     "state": "UNAVAILABLE" if reason else "READY",
                     "reason": reason,
                 }
@@ -246,8 +255,10 @@ class _Routes:
     async def unload(self, scope: Scope, receive: Receive) -> Body:  # noqa: ARG002
         cascade = self._cascade(scope)
         raise Conflict(
-            f"the task {cascade.task} is served, and without its student it could not be",
-            mend="load another bundle in its place, or take the task out of the settings",
+            f"the task {cascade.task} is served, and without its student its teacher alone would "
+            "answer it",
+            mend="load another bundle in its place, or `no_student`, or take the task out of the "
+            "settings",
         )
 
     def _unready(self) -> str:
@@ -266,7 +277,7 @@ class _Routes:
         steps = scope["path_params"]
         cascade = self._gateway.cascade(steps["model"])
         version = steps.get("version")
-        serving = cascade.rung.student.student.bundle.name
+        serving = cascade.rung.name
         if version not in (None, serving):
             raise UnknownTask(
                 f"the version {version[:100]!r} of {cascade.task} does not serve",
@@ -307,6 +318,25 @@ def _parameters(content: Mapping[str, Any], place: str) -> Mapping[str, Any]:
     return value or {}
 
 
+def _check_own(parameters: Mapping[str, Any]) -> None:
+    """Look at the names that nobody here reads: a client may send parameters of its own.
+
+    The protocol allows a string, a number or a boolean under any name, and Triton hands them to
+    its model; only what a server is meant to know has a reserved name. Raises Invalid.
+    """
+    for name in parameters.keys() - _READ:
+        if name.startswith(_RESERVED) and name != _STREAMED:
+            raise Invalid(
+                f"parameters.{name[:60]}: a reserved name, and no such parameter is known here",
+                mend=f"leave it out; names of your own do not begin with {_RESERVED}",
+            )
+        if type(parameters[name]) not in _SCALARS:
+            raise Invalid(
+                f"parameters.{name[:60]}: a list or an object",
+                mend="send a string, a number, true or false",
+            )
+
+
 def _terms(parameters: Mapping[str, Any], started: float) -> Terms:
     """`route` and `deadline_ms`, or the protocol's own `timeout` in microseconds."""
     for name in _STATEFUL:
@@ -317,8 +347,10 @@ def _terms(parameters: Mapping[str, Any], started: float) -> Terms:
         wishes["priority"] = "high" if priority == 1 else "normal"
     timeout = parameters.get("timeout")
     if timeout is not None and "deadline_ms" not in wishes:
-        if type(timeout) is not int or timeout < 0:
-            raise Invalid("parameters.timeout: not a time", mend="send microseconds")
+        if type(timeout) is not int or not 0 <= timeout <= _LONGEST:
+            raise Invalid(
+                "parameters.timeout: not a time", mend=f"send microseconds, up to {_LONGEST}"
+            )
         wishes["deadline_ms"] = timeout / _MICROSECONDS or None  # 0 is "none" there
     return asked.terms(wishes, "parameters.", started)
 

@@ -29,6 +29,7 @@ from gateway.contract.manifest import Head, HeadKind
 from gateway.errors import Invalid, UnderstudyError
 from gateway.routing.cascade import Cascade
 from gateway.settings import ServerSettings
+from gateway.students.student import Student
 from gateway.types import Answer, Instance, Prediction, Terms
 
 _CHAT = '{"model": "TASK", "messages": [{"role": "user", "content": "..."}]}'
@@ -200,9 +201,6 @@ class _Routes:
 def _completion(answer: Answer, cascade: Cascade, *, as_json: bool) -> dict[str, Any]:
     said = asked.said(answer)
     text = _content(said, as_json=as_json)
-    # One at a time: for several the tokenizer starts its threads, which takes longer.
-    encode = cascade.rung.student.student.encode
-    prompt, completion = (len(encode([each])[0].ids) for each in (answer.instance.text, text))
     return {
         "id": f"chatcmpl-{answer.id}",
         "object": "chat.completion",
@@ -217,12 +215,21 @@ def _completion(answer: Answer, cascade: Cascade, *, as_json: bool) -> dict[str,
                 "finish_reason": "stop",
             }
         ],
-        "usage": {
-            "prompt_tokens": prompt,
-            "completion_tokens": completion,
-            "total_tokens": prompt + completion,
-        },
+        "usage": _usage(cascade.rung.student.student, answer.instance.text, text),
         "understudy": _more(answer, said),
+    }
+
+
+def _usage(student: Student | None, asked: str, answered: str) -> dict[str, int] | None:
+    """The tokens of both texts; without a student, by whose tokenizer they count, not known."""
+    if student is None:
+        return None
+    # One at a time: for several the tokenizer starts its threads, which takes longer.
+    prompt, completion = (len(student.encode([each])[0].ids) for each in (asked, answered))
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
     }
 
 
@@ -350,16 +357,16 @@ def _as_json(wanted: Mapping[str, Any]) -> bool:
 
 
 def _heads(cascade: Cascade) -> Sequence[Head]:
-    return cascade.rung.student.student.task.heads
+    return cascade.heads
 
 
 def _shown(cascade: Cascade) -> dict[str, Any]:
-    """A task as a model; it was created when its bundle was."""
-    made = cascade.rung.student.student.bundle.manifest.provenance.created_at
+    """A task as a model; it was created when its bundle was, and is none created yet without."""
+    bundle = cascade.rung.bundle
     return {
         "id": cascade.task,
         "object": "model",
-        "created": _seconds(made),
+        "created": _seconds(bundle.manifest.provenance.created_at) if bundle else 0,
         "owned_by": "understudy",
     }
 

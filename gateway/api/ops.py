@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from gateway.api.schemas import State, problems
+from gateway.api.stats import validities
 from gateway.assembly import Gateway
 from gateway.errors import Draining, ServingError
 from gateway.telemetry.metrics import CONTENT_TYPE
@@ -56,6 +57,7 @@ def metrics(gateway: Gateway) -> APIRouter:
     async def render() -> Response:
         """Every metric, in Prometheus' text format."""
         await gateway.look_at_budgets()
+        gateway.metrics.certified(validities(gateway))
         return Response(gateway.metrics.render(), headers={"content-type": CONTENT_TYPE})
 
     return routes

@@ -151,12 +151,14 @@ def result(
     answer: Answer, given: str | None = None, *, probabilities: bool = False
 ) -> dict[str, Any]:
     """An answer as the client gets it; `given` is the id that the client gave its input."""
-    said, cost, stages = answer.prediction, answer.cost, answer.stages
+    said, student = answer.prediction, answer.student
+    cost, stages = answer.cost, answer.stages
     reply: dict[str, Any] = {
         "id": answer.id,
         "labels": said and labels_of(said),
         "confidence": said and {head.head: head.confidence for head in said.heads},
         "score": said and said.score,
+        "familiarity": student and student.familiarity,
         "route": answer.route,
         "reason": answer.decision.reason,
         "reasons": answer.decision.reasons,

@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from gateway.api.problems import CONTENT_TYPE
 from gateway.contract.certificate import PolicyCertificate
 from gateway.contract.manifest import Certificate, Head
-from gateway.shadow.served import CONFIDENCE, Rate, Served
+from gateway.shadow.account import Served
+from gateway.shadow.rate import CONFIDENCE, Rate
 from gateway.types import FieldValue, Reason, Route, Wish
 
 
@@ -73,6 +74,9 @@ class Result(_Part):
     labels: dict[str, str | list[str]] | None
     confidence: dict[str, float] | None
     score: float | None = Field(description="probability that all heads are right")
+    familiarity: float | None = Field(
+        description="p-value of the text being of a kind that the student knows; null: not known"
+    )
     probabilities: dict[str, dict[str, float]] | None = None
     route: Route
     reason: Reason
@@ -115,8 +119,10 @@ class TaskLimits(_Part):
     max_inputs: int
     max_body_bytes: int
     max_characters: int = Field(description="longer texts are refused")
-    read_characters: int = Field(description="longer texts are cut, and escalated as truncated")
-    read_tokens: int = Field(description="longer texts are cut, and escalated as truncated")
+    read_characters: int | None = Field(
+        description="longer texts are cut, and escalated as truncated; null: there is no student"
+    )
+    read_tokens: int | None = Field(description="the same in tokens")
 
 
 class TaskReply(_Part):
@@ -124,7 +130,7 @@ class TaskReply(_Part):
 
     name: str
     heads: tuple[Head, ...]
-    bundle: str
+    bundle: str = Field(description="of the student; `no_student`: there is none")
     limits: TaskLimits
 
 
@@ -160,7 +166,7 @@ class CertificateReply(_Part):
 class ServingReply(_Part):
     """What answers a task now."""
 
-    student: str
+    student: str = Field(description="name of its bundle; `no_student`: there is none")
     teacher: str
     operating_point: str
     threshold: float | None = Field(description="null: everything is escalated")
@@ -224,9 +230,14 @@ class RateReply(_Part):
 
     rows: int
     audits: int
+    void: int = Field(description="answers whose audit, or that of those near them, was skipped")
     estimate: float | None
     lower: float | None
     upper: float | None
+    disagreement: float | None = Field(
+        description="share in which the student said something else, whoever answered"
+    )
+    disagreement_upper: float | None
 
 
 class ServedErrorReply(_Part):
@@ -243,6 +254,9 @@ class ServedErrorReply(_Part):
     )
     void: int = Field(description="answers whose audit, or that of those near them, was skipped")
     unmeasured: int = Field(description="served answers that could not be audited")
+    since: float | None = Field(
+        description="when the first of the answers came, in seconds since the epoch"
+    )
 
     @classmethod
     def of(cls, served: Served) -> Self:
@@ -255,6 +269,7 @@ class ServedErrorReply(_Part):
             slices={field: _rates(each) for field, each in served.fields.items()},
             void=served.void,
             unmeasured=served.unmeasured,
+            since=served.since,
         )
 
 
@@ -319,9 +334,12 @@ def _rate(rate: Rate) -> RateReply:
     return RateReply(
         rows=rate.rows,
         audits=rate.audits,
+        void=rate.void,
         estimate=rate.shown,
         lower=rate.lower,
         upper=rate.upper,
+        disagreement=rate.disagreement,
+        disagreement_upper=rate.disagreement_upper,
     )
 
 

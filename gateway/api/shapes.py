@@ -67,7 +67,7 @@ class TeiInfo(_Reply):
     """What serves, and its limits."""
 
     model_id: str = Field(description="the task")
-    model_sha: str = Field(description="id of the bundle")
+    model_sha: str | None = Field(description="id of the bundle; null: there is no student")
     model_dtype: str
     model_type: TeiModelType
     max_concurrent_requests: int
@@ -105,12 +105,17 @@ class OipRequestedOutput(_Request):
 
 
 class OipParameters(_Request):
-    """On what terms."""
+    """On what terms. A client may send plain values under names of its own, which are not read."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, str | int | float | bool | None]
 
     route: Wish | None = None
     priority: Literal["high", "normal"] | int | None = None
     deadline_ms: float | None = Field(default=None, gt=0, le=3_600_000)
-    timeout: int | None = Field(default=None, ge=0, description="microseconds; 0: none")
+    timeout: int | None = Field(
+        default=None, ge=0, le=3_600_000_000, description="microseconds; 0: none"
+    )
     binary_data_output: bool | None = None
 
 
@@ -329,7 +334,7 @@ class Completion(_Reply):
     model: str
     system_fingerprint: str = Field(description="the bundle that answered")
     choices: list[Choice]
-    usage: Usage
+    usage: Usage | None = Field(description="null: there is no student, whose tokens count")
     understudy: More
 
 

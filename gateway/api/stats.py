@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -28,6 +29,7 @@ from gateway.routing.budget import Budget
 from gateway.routing.cascade import Cascade
 from gateway.settings import ServerSettings, Settings
 from gateway.store.writer import Account
+from gateway.telemetry.metrics import Validity
 
 
 def router(gateway: Gateway) -> APIRouter:
@@ -107,7 +109,7 @@ def serving(settings: Settings, cascade: Cascade | None) -> ServingReply | None:
     fault = warrant.fault_at(time.time()) if warrant else None
     certificate = None if fault else certificate_of(cascade, task.student.operating_point)
     return ServingReply(
-        student=cascade.rung.student.student.bundle.name,
+        student=cascade.rung.name,
         teacher=cascade.teacher.name,
         operating_point=task.student.operating_point,
         threshold=cascade.rung.policy.threshold,
@@ -126,24 +128,41 @@ def certificate_of(
     """
     if (warrant := cascade.rung.policy.warrant) is not None:
         return warrant.certificate
-    point = cascade.rung.student.student.bundle.manifest.operating_point(operating_point)
-    threshold = cascade.rung.policy.threshold
+    bundle, threshold = cascade.rung.bundle, cascade.rung.policy.threshold
+    point = bundle.manifest.operating_point(operating_point) if bundle else None
     if point is None or point.threshold is None or threshold is None:
         return None
     return point.certificate if threshold >= point.threshold else None
 
 
+def validities(gateway: Gateway) -> dict[str, Validity]:
+    """How the certificate stands of each task that has one, or escalates everything without.
+
+    A threshold that the settings name and no certificate covers is somebody's choice, and has none.
+    """
+    found = {}
+    for name, cascade in gateway.tasks.items():
+        shown, policy = serving(gateway.settings, cascade), cascade.rung.policy
+        if shown is None or cascade.rung.bundle is None:
+            continue
+        certified = shown.certificate is not None and policy.threshold is not None
+        if certified or shown.certificate_void or policy.threshold is None:
+            expires = policy.warrant.expires if policy.warrant else math.inf
+            found[name] = Validity(certified, expires if math.isfinite(expires) else None)
+    return found
+
+
 def _task(name: str, cascade: Cascade, server: ServerSettings) -> TaskReply:
-    bundle = cascade.rung.student.student.bundle
+    bundle = cascade.rung.bundle
     return TaskReply(
         name=name,
-        heads=bundle.manifest.task.heads,
-        bundle=bundle.name,
+        heads=tuple(cascade.heads),
+        bundle=cascade.rung.name,
         limits=TaskLimits(
             max_inputs=server.max_inputs,
             max_body_bytes=server.max_body_bytes,
             max_characters=server.max_characters,
-            read_characters=bundle.manifest.limits.max_characters,
-            read_tokens=bundle.manifest.limits.max_tokens,
+            read_characters=bundle.manifest.limits.max_characters if bundle else None,
+            read_tokens=bundle.manifest.limits.max_tokens if bundle else None,
         ),
     )

@@ -27,6 +27,7 @@ from gateway.assembly import Gateway
 from gateway.contract.manifest import Head, HeadKind
 from gateway.errors import Invalid, StudentFailed, Unanswered
 from gateway.settings import ServerSettings
+from gateway.students.vacancy import NO_STUDENT
 from gateway.types import Answer, Instance, Terms
 
 _WANTED = '{"inputs": "..."}'
@@ -129,7 +130,7 @@ class _Routes:
         body = await read_body(scope, receive, limit=self._gateway.settings.server.max_body_bytes)
         question = parse(body, asked.query(scope), self._gateway.settings.server)
         cascade = self._gateway.cascade(question.task)
-        place = _chosen(cascade.rung.student.student.task.heads, question.head)
+        place = _chosen(cascade.heads, question.head)
         reply = await asked.reply(self._gateway, cascade, question.instances, Terms(), scope)
         found = [_scores(answer, place) for answer in reply.answers]
         return Body.of(found[0] if question.single else found, asked.headers(reply, started))
@@ -137,16 +138,18 @@ class _Routes:
     async def info(self, scope: Scope, receive: Receive) -> Body:  # noqa: ARG002  it has no body
         query = asked.query(scope)
         cascade = self._gateway.cascade(query.get("task"))
+        limits = self._gateway.settings.server
         settings = self._gateway.settings.tasks[cascade.task].student
-        student = cascade.rung.student.student
-        head = student.task.heads[_chosen(student.task.heads, query.get("head"))]
-        manifest = student.bundle.manifest
+        head = cascade.heads[_chosen(cascade.heads, query.get("head"))]
+        bundle = cascade.rung.bundle
+        # Without a student no text is cut, and none has more tokens than characters.
+        longest = bundle.manifest.limits.max_tokens if bundle else limits.max_characters
         labels = {str(number): label for number, label in enumerate(head.labels)}
         return Body.of(
             {
                 "model_id": cascade.task,
-                "model_sha": student.bundle.id,
-                "model_dtype": manifest.graph.precision,
+                "model_sha": bundle.id if bundle else None,
+                "model_dtype": bundle.manifest.graph.precision if bundle else NO_STUDENT,
                 "model_type": {
                     "classifier": {
                         "id2label": labels,
@@ -154,10 +157,10 @@ class _Routes:
                     }
                 },
                 "max_concurrent_requests": settings.queue,
-                "max_input_length": manifest.limits.max_tokens,
-                "max_batch_tokens": manifest.limits.max_tokens * settings.max_batch,
+                "max_input_length": longest,
+                "max_batch_tokens": longest * settings.max_batch,
                 "max_batch_requests": settings.max_batch,
-                "max_client_batch_size": self._gateway.settings.server.max_inputs,
+                "max_client_batch_size": limits.max_inputs,
                 "auto_truncate": True,
                 "tokenization_workers": 1,
                 "version": __version__,

@@ -21,8 +21,10 @@ from typer.core import TyperCommand, TyperGroup
 from gateway import __version__
 from gateway.cli.aside import open_aside
 from gateway.cli.bundles import bundles
+from gateway.cli.changes import changes
 from gateway.cli.doctor import doctor
 from gateway.cli.drill import drill
+from gateway.cli.handover import handover
 from gateway.cli.policy import policy
 from gateway.cli.records import records
 from gateway.cli.reload import reload
@@ -76,9 +78,11 @@ app = typer.Typer(
 )
 app.add_typer(bundles, name="bundle")
 app.add_typer(students, name="students")
+app.add_typer(changes, name="changes")
 app.command()(reload)
 app.command()(stats)
 app.add_typer(records, name="records")
+app.command()(handover)
 app.add_typer(policy, name="policy")
 app.command()(doctor)
 app.command()(tune)
@@ -259,11 +263,15 @@ def _opened(settings: Settings) -> dict[str, dict[str, Any]]:
 
 def _promise(serving: Mapping[str, Any]) -> str:
     """What a task's threshold and certificate come to."""
+    from gateway.types import Reason
+
     if serving["certificate_void"] is not None:
         return (
             f"the policy's certificate does not hold ({serving['certificate_void']}), "
             "so everything goes to the teacher"
         )
+    if serving["student"] == Reason.NO_STUDENT:
+        return "there is no student, so everything goes to the teacher"
     if serving["threshold"] is None:
         return "no threshold is certified, so everything goes to the teacher"
     if serving["certificate"] is None:

@@ -15,7 +15,7 @@ import typer
 
 from gateway.cli.aside import one_task, open_aside
 from gateway.cli.terminal import AsJson, Config, print_json, print_tables, table
-from gateway.errors import DataError, StageFailed, UsageError
+from gateway.errors import DataError, SettingsError, StageFailed, UsageError
 
 if TYPE_CHECKING:
     from gateway.assembly import Gateway
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from gateway.routing.policy import EscalationPolicy
     from gateway.routing.replay import Outcome, Proof
     from gateway.settings import PolicySettings, Settings
+    from gateway.students.student import Student
     from gateway.types import FieldValue, Prediction
 
 _SHOWN = 5  # labels of a head, the most probable ones
@@ -81,6 +82,10 @@ def simulate(
     threshold: Annotated[
         float | None, typer.Option(min=0.0, max=1.0, help="In place of the one in use.")
     ] = None,
+    out_of_domain: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="The least familiarity, in place of the one in use."),
+    ] = None,
     policy_file: Annotated[
         Path | None,
         typer.Option("--policy", help="YAML with another policy, as it stands under the task."),
@@ -100,6 +105,8 @@ def simulate(
     chosen = serving if policy_file is None else read_policy(policy_file)
     if threshold is not None:
         chosen = chosen.model_copy(update={"threshold": threshold})
+    if out_of_domain is not None:
+        chosen = chosen.model_copy(update={"out_of_domain": out_of_domain})
     if chosen is not serving:
         settings = _with(settings, name, _as_promised(chosen, serving))
 
@@ -191,11 +198,11 @@ def _explained(cascade: Cascade, text: str, fields: Mapping[str, FieldValue]) ->
 
     student, tried = cascade.rung.student.student, cascade.rung.policy
     instance, now = Instance(text, fields), time.time()
-    (said,) = student.predict([text])
+    said = student.predict([text])[0] if student else None
     decision = tried.decide(instance, said, now=now)
-    losses = tried.severity.losses(said) if tried.severity else ()
+    losses = tried.severity.losses(said) if tried.severity and said else ()
     return {
-        "student": student.bundle.name,
+        "student": cascade.rung.name,
         "teacher": cascade.teacher.name,
         "heads": [
             {
@@ -206,10 +213,12 @@ def _explained(cascade: Cascade, text: str, fields: Mapping[str, FieldValue]) ->
                     zip(asked.labels, map(float, head.probabilities), strict=True)
                 ),
             }
-            for head, asked in zip(said.heads, said.asked, strict=True)
+            for head, asked in (zip(said.heads, said.asked, strict=True) if said else ())
         ],
-        "score": said.score,
+        "score": said.score if said else None,
         "threshold": tried.threshold,
+        "familiarity": said.familiarity if said else None,
+        "min_familiarity": tried.min_familiarity,
         "gates": [
             {
                 "gate": gate.reason.value,
@@ -245,8 +254,13 @@ def _show_explained(found: Mapping[str, Any]) -> None:
         tables.append(table("Expected losses, in units of loss", "head student teacher", losses))
     print_tables(*tables)
     threshold, call = found["threshold"], found["call_usd"]
-    print(f"score {found['score']:.4g}, threshold {_known(threshold)}; a call of the teacher "
+    print(f"score {_known(found['score'])}, threshold {_known(threshold)}; a call of the teacher "
           f"costs {'an unknown price' if call is None else f'{call:.6g} USD'}")  # fmt: skip
+    print(
+        "familiarity not known: the student's bundle has no domain"
+        if found["familiarity"] is None
+        else f"familiarity {found['familiarity']:.4g}, at least {_known(found['min_familiarity'])}"
+    )
     detail = f" ({found['detail']})" if found["detail"] else ""
     who = found["teacher"] if found["route"] == "teacher" else found["student"]
     print(f"{found['route']} answers, {who}: {', '.join(found['reasons'])}{detail}")
@@ -259,12 +273,25 @@ def _read(
     from gateway.contract import labelled
 
     cascade = gateway.cascade(name)
-    student = cascade.rung.student.student
+    student = _student(cascade)
     rows = labelled.read(data, student.task)
     said: list[Prediction] = []
     for start in range(0, len(rows), _TEXTS):
         said += student.predict([row.text for row in rows[start : start + _TEXTS]])
     return cascade, rows, said
+
+
+def _student(cascade: Cascade) -> Student:
+    """The student whose answers are replayed. Raises SettingsError."""
+    student = cascade.rung.student.student
+    if student is None:
+        raise SettingsError(
+            f"{cascade.task} has no student, whose answers could be replayed: its teacher answers "
+            "everything",
+            mend=f"name a bundle under tasks.{cascade.task}.student.bundle; `understudy handover` "
+            "is the way to the first",
+        )
+    return student
 
 
 def _simulated(
@@ -276,6 +303,7 @@ def _simulated(
     return {
         "rows": found.rows,
         "threshold": tried.threshold,
+        "min_familiarity": tried.min_familiarity,
         "escalation": share,
         "by_reason": {
             reason.value: count / found.rows for reason, count in sorted(found.reasons.items())
@@ -296,6 +324,15 @@ def _simulated(
             }
             for point in found.frontier
         ],
+        "out_of_domain": [
+            {
+                "min_familiarity": bar.least,
+                "strange": bar.strange,
+                "escalation": bar.escalation,
+                "undetected_error": bar.undetected,
+            }
+            for bar in found.bars
+        ],
     }
 
 
@@ -309,6 +346,7 @@ def _show_simulated(shown: Mapping[str, Any], drawn: Frontier | None) -> None:
     rows = [
         ("rows", shown["rows"]),
         ("threshold", shown["threshold"]),
+        ("least familiarity", shown["min_familiarity"]),
         ("escalation", f"{shown['escalation']:.2%}"),
         *((f"  {reason}", f"{share:.2%}") for reason, share in shown["by_reason"].items()),
         ("labelled rows", shown["labelled"]),
@@ -316,7 +354,11 @@ def _show_simulated(shown: Mapping[str, Any], drawn: Frontier | None) -> None:
         (f"at most, with {sure} confidence", bound),
         ("USD for the teacher, 1,000 requests", shown["usd_per_1000"]),
     ]
-    print_tables(table("Under this policy", "what value", rows))
+    tables = [table("Under this policy", "what value", rows)]
+    if bars := shown["out_of_domain"]:
+        columns = "at_least strange escalation undetected_error"
+        tables.append(table("With another least familiarity", columns, map(_percents, bars)))
+    print_tables(*tables)
     if shown["chosen_rows"]:
         print(
             "note: records have labels where they were escalated; the errors of what the student "
@@ -324,6 +366,12 @@ def _show_simulated(shown: Mapping[str, Any], drawn: Frontier | None) -> None:
         )
     if drawn is not None:
         print(frontier.terminal(drawn))
+
+
+def _percents(bar: Mapping[str, float | None]) -> Sequence[Any]:
+    """The limit as it is set, and the shares that it leads to."""
+    least, *shares = bar.values()
+    return (least, *("-" if share is None else f"{share:.2%}" for share in shares))
 
 
 def _frontier(found: Outcome, usd: float | None) -> Frontier:
@@ -366,7 +414,7 @@ def _check_fresh(data: Path, cascade: Cascade) -> None:
 
     with data.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    student = cascade.rung.student.student.bundle
+    student = _student(cascade).bundle
     if digest in student.manifest.provenance.data.values():
         raise DataError(
             f"{data} is a file that {student.name} was made from, and certifies nothing",
@@ -427,7 +475,7 @@ def _issued(
     tried = cascade.rung.policy
     return PolicyCertificate(
         task=cascade.task,
-        student=cascade.rung.student.student.bundle.id,
+        student=_student(cascade).bundle.id,
         teacher=cascade.teacher.name,
         policy=fingerprint(chosen, tried.severity, tried.min_familiarity),
         labels="gold" if labels == "gold" else "teacher",

@@ -34,7 +34,7 @@ _RouteName = Annotated[
     str | None, typer.Option("--route", help="student, teacher, fallback or abstain.")
 ]
 _ReasonName = Annotated[str | None, typer.Option("--reason", help="For example low_confidence.")]
-_Since = Annotated[str | None, typer.Option("--since", help="From that date or time on, UTC.")]
+Since = Annotated[str | None, typer.Option("--since", help="From that date or time on, UTC.")]
 _Until = Annotated[str | None, typer.Option("--until", help="Before that date or time, UTC.")]
 
 records = typer.Typer(help="Look at stored answers, export and delete them.", no_args_is_help=True)
@@ -46,7 +46,7 @@ def query(
     task: _Task = None,
     route: _RouteName = None,
     reason: _ReasonName = None,
-    since: _Since = None,
+    since: Since = None,
     until: _Until = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
     as_json: AsJson = False,
@@ -55,7 +55,7 @@ def query(
     from gateway.store import records as stored
 
     wanted = _selection(task, route, reason, since, until)
-    with _database(config) as engine:
+    with opened(config) as engine:
         found = stored.latest(engine, wanted, limit)
     if as_json:
         print_json([record.to_row() for record in found])
@@ -73,12 +73,12 @@ def export(
     task: _Task = None,
     route: _RouteName = None,
     reason: _ReasonName = None,
-    since: _Since = None,
+    since: Since = None,
     until: _Until = None,
 ) -> None:
     """Stored answers as JSON lines, the oldest first."""
     wanted = _selection(task, route, reason, since, until)
-    with _database(config) as engine:
+    with opened(config) as engine:
         if output is None:
             _print(engine, wanted)
             return
@@ -104,7 +104,7 @@ def purge(
     from gateway.store import records as stored
 
     wanted = _condemned(before, older_than, text_sha256, text)
-    with _database(config) as engine:
+    with opened(config) as engine:
         meant = stored.count(engine, wanted)
         if not yes:
             print(f"{meant.records} records and {meant.audits} audits would go")
@@ -118,7 +118,7 @@ def purge(
 
 
 @contextmanager
-def _database(config: Path) -> Iterator[Engine]:
+def opened(config: Path) -> Iterator[Engine]:
     """The database of those settings, as a guest of the gateway that owns it."""
     from gateway.settings import load
     from gateway.store.database import open_database
@@ -189,8 +189,8 @@ def _selection(
         task=task,
         route=_one_of(Route, route, "--route"),
         reason=_one_of(Reason, reason, "--reason"),
-        since=_time(since, "--since"),
-        until=_time(until, "--until"),
+        since=moment(since, "--since"),
+        until=moment(until, "--until"),
     )
 
 
@@ -209,7 +209,7 @@ def _condemned(
             "purge needs to know which records, by one option",
             mend="give one of: --before, --older-than, --text-sha256, --text",
         )
-    until = _time(before, "--before")
+    until = moment(before, "--before")
     if older_than is not None:
         until = time.time() - older_than * _DAY
     if text is not None:
@@ -236,7 +236,7 @@ def _record_row(record: Record) -> Sequence[Any]:
     )
 
 
-def _time(value: str | None, option: str) -> float | None:
+def moment(value: str | None, option: str) -> float | None:
     """A date or a time -> seconds since the epoch; one without a zone is UTC."""
     from datetime import UTC, datetime
 

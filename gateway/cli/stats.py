@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,8 @@ Row = Sequence[Any]
 _PATH = "/v1/stats"
 _WINDOWS = ("1m", "10m", "1h")
 _USD = 1e-6  # of a micro-USD
+_RATE = ("rows", "audits", "void", "estimate", "lower", "upper", "disagreement",
+         "disagreement_upper")  # fmt: skip
 
 
 def stats(
@@ -58,7 +61,8 @@ def _tables(title: str, task: Mapping[str, Any], window: str) -> Iterator[Table]
         yield table("Budget", "window limit spent reserved remaining", _budget(task["budget"]))
     if task.get("served_error"):
         yield table(
-            "Served and not what the teacher says", "of rows audits estimate lower upper",
+            "Served and not what the teacher says, and how often student and teacher differ",
+            "of rows audits void estimate lower upper differ differ_upper",
             _served(task["served_error"]),
         )  # fmt: skip
 
@@ -115,7 +119,7 @@ def _served(served: Mapping[str, Any]) -> Iterator[Row]:
 
 
 def _rate(rate: Mapping[str, Any]) -> Row:
-    return tuple(rate[part] for part in ("rows", "audits", "estimate", "lower", "upper"))
+    return tuple(rate[part] for part in _RATE)
 
 
 def _remarks(task: Mapping[str, Any]) -> Iterator[str]:
@@ -125,7 +129,11 @@ def _remarks(task: Mapping[str, Any]) -> Iterator[str]:
     if not served["whole"]["audits"]:
         yield "the served error is not known yet: no audit has come"
     else:
-        yield f"each bound holds at {served['confidence']:.0%}, whenever it is read"
+        since = datetime.fromtimestamp(served["since"], UTC)
+        yield (
+            f"of answers since {since:%Y-%m-%d %H:%M} UTC; each bound holds at "
+            f"{served['confidence']:.0%}, whenever it is read"
+        )
     for key, about in (("void", "void, their audits were skipped"),
                        ("unmeasured", "could not be audited")):  # fmt: skip
         if served[key]:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +16,8 @@ from gateway.errors import UsageError
 students = typer.Typer(help="See and change who serves, while it serves.", no_args_is_help=True)
 
 _Task = Annotated[str | None, typer.Option(help="May be left out where there is only one.")]
+
+_Why = Annotated[str, typer.Option(help="For the log of changes.")]
 
 _PATH = "/admin/v1/students"
 _KINDS = {".zip": "application/zip", ".gz": "application/gzip", ".tgz": "application/gzip"}
@@ -65,14 +67,13 @@ def swap(
     name: Annotated[str, typer.Argument(help="Of the bundle that is to serve.")],
     config: Config = Path("understudy.yaml"),
     task: _Task = None,
+    why: _Why = "",
     admin: Admin = None,
     key_file: KeyFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Let a bundle serve; the one that serves now stays loaded."""
-    import json
-
-    body = json.dumps({"bundle": name}).encode()
+    body = {"bundle": name, "why": why}
     _change("swap", body, reach(config, admin, key_file), task, as_json=as_json)
 
 
@@ -80,19 +81,24 @@ def swap(
 def rollback(
     config: Config = Path("understudy.yaml"),
     task: _Task = None,
+    why: _Why = "",
     admin: Admin = None,
     key_file: KeyFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Let the previous bundle serve again."""
-    _change("rollback", b"", reach(config, admin, key_file), task, as_json=as_json)
+    _change("rollback", {"why": why}, reach(config, admin, key_file), task, as_json=as_json)
 
 
-def _change(verb: str, body: bytes, gateways: Gateways, task: str | None, *, as_json: bool) -> None:
+def _change(
+    verb: str, said: Mapping[str, str], gateways: Gateways, task: str | None, *, as_json: bool
+) -> None:
+    import json
     from urllib.parse import quote
 
     task = task or _only_task(gateways)
     path = f"{_PATH}/{quote(task, safe='')}/{verb}"
+    body = json.dumps(said).encode()
     replies = list(gateways.each("POST", path, body=body, kind="application/json"))
     if as_json:
         print_json([{"url": url, **reply} for url, reply in replies])

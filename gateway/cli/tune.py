@@ -11,6 +11,7 @@ import typer
 
 from gateway.cli.terminal import AsJson, Config, print_json, print_tables, table
 from gateway.cli.texts import lines
+from gateway.errors import SettingsError
 
 
 def tune(
@@ -34,12 +35,19 @@ def tune(
     given = lines(texts) if texts else []
     found: dict[str, dict[str, Any]] = {}
     for name, task in settings.tasks.items():
+        if task.student.bundle is None:
+            continue
         bundle = open_bundle(task.student.bundle)
         samples = given or [vector.text for vector in bundle.manifest.golden.vectors]
         start = functools.partial(start_workers, name, task)
         choice, trials = asyncio.run(tuning.measure(bundle, samples, start, seconds=seconds))
         tuning.save(task.student.tuning, bundle, choice)
         found[name] = {"choice": asdict(choice), "trials": [asdict(trial) for trial in trials]}
+    if not found:
+        raise SettingsError(
+            "no task of these settings names a student, so that there is nothing to tune",
+            mend="name a bundle under tasks.<name>.student.bundle",
+        )
     if as_json:
         print_json(found)
         return

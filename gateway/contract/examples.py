@@ -28,7 +28,9 @@ class Example:
 
     `labels` is the gold label of each head (a string for a choice, a tuple for flags); empty where
     there is none. `propensity` is the probability with which the row was observed at all. Rows of
-    the same `group` (a conversation, a customer) are never split apart.
+    the same `group` (a conversation, a customer) are never split apart. `scores` is, per head, the
+    probability that a teacher gave each label; a label that is left out had none. `chosen`: the row
+    was observed because of what a student said of it, as escalated ones are.
     """
 
     text: str
@@ -37,6 +39,8 @@ class Example:
     group: str | None = None
     source: str = "gold"
     propensity: float = 1.0
+    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    chosen: bool = False
 
     @property
     def id(self) -> str:
@@ -60,6 +64,8 @@ def write(path: Path, examples: Iterable[Example]) -> int:
                 "group": example.group,
                 "source": example.source,
                 "propensity": example.propensity,
+                "scores": {head: dict(each) for head, each in example.scores.items()},
+                "chosen": example.chosen,
             }
             file.write(orjson.dumps(row) + b"\n")
             count += 1

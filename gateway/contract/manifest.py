@@ -17,6 +17,8 @@ Positive = Annotated[float, Field(gt=0.0)]
 Name = Annotated[str, Field(min_length=1, max_length=120, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$")]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
+_CLASSES = 256  # with a centre of their own: what a text costs grows with them
+
 
 def _absent(value: object) -> bool:
     """Whether a part that came to schema version 1 later is not there.
@@ -163,11 +165,26 @@ class Correctness(_Part):
 class Domain(_Part):
     """What the numbers of the bundle's `domain.f32` are; see `gateway.contract.domain`."""
 
-    method: Literal["mahalanobis"] = "mahalanobis"
-    dimensions: int = Field(ge=1, le=128, description="that pooled vectors are whitened to")
-    centres: int = Field(ge=1, le=256, description="one a class of answers")
-    rows: int = Field(ge=1, description="texts that centres and covariance were fitted on")
+    method: Literal["mahalanobis", "knn"] = "mahalanobis"
+    dimensions: int = Field(ge=1, le=128, description="that pooled vectors are brought down to")
+    centres: int = Field(
+        ge=1, le=4096, description="mahalanobis: one a class of answers; knn: known texts"
+    )
+    neighbour: int | None = Field(
+        default=None, ge=1, exclude_if=_absent, description="knn: which of the nearest counts"
+    )
+    rows: int = Field(ge=1, description="texts that all of this was fitted on")
     calibration: int = Field(ge=1, le=2000, description="texts apart from these: their distances")
+
+    @model_validator(mode="after")
+    def _can_be_measured(self) -> Self:
+        if (self.method == "knn") is (self.neighbour is None):
+            raise ValueError("a domain names a neighbour where its method is knn, and only there")
+        if self.neighbour is None and self.centres > _CLASSES:
+            raise ValueError(f"a domain has at most {_CLASSES} centres, one a class")
+        if self.neighbour is not None and self.neighbour > self.centres:
+            raise ValueError(f"there is no neighbour {self.neighbour} among {self.centres} texts")
+        return self
 
 
 class Certificate(_Part):
@@ -240,7 +257,9 @@ class Provenance(_Part):
     rows: dict[str, int] = Field(default_factory=dict, description="split -> rows")
     base_model: str | None = None
     base_model_sha256: Hash | None = None
-    teacher: str | None = Field(default=None, description="bundle id of the teacher")
+    teacher: str | None = Field(
+        default=None, description="bundle id of the teacher, or the name of one that was asked"
+    )
     libraries: dict[str, str] = Field(default_factory=dict)
     commit: str | None = None
     stages: dict[str, float] = Field(default_factory=dict, description="stage -> wall seconds")

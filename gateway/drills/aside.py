@@ -44,7 +44,8 @@ def write(settings: Settings, task: str, url: str, folder: Path) -> Path:
         "version": settings.version,
         "server": content.get("server", {}) | here,
         "tasks": {task: mine},
-        "records": {"path": DATABASE, "text": "none"},
+        # The fields say which request a record is of; they are kept with the text, in this folder.
+        "records": {"path": DATABASE, "text": "full"},
         "registry": {"path": "students"},
         "logging": {"level": "warning", "format": "json"},
     }

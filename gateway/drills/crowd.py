@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Self
 
 import httpcore2
@@ -22,6 +21,8 @@ from gateway.errors import DataError, ServingError
 from gateway.teachers.breaker import State
 from gateway.teachers.faults import FaultServer
 from gateway.types import Route, Wish
+
+NUMBER = "drill"  # the field that says which request of a drill it is
 
 _LOOK_S = 0.2  # between two looks at /metrics
 _TAIL_RATE = 10.0  # requests a second while the breaker is waited for
@@ -145,7 +146,10 @@ def _p95(values: Sequence[float]) -> float:
 
 
 class Client:
-    """Asks the gateway, over connections that are kept."""
+    """Asks the gateway, over connections that are kept.
+
+    `taught` are the requests that the teacher answered, as the gateway says.
+    """
 
     def __init__(self, url: str, *, patience_s: float) -> None:
         self._url = url
@@ -155,28 +159,26 @@ class Client:
         steps = ("connect", "read", "write", "pool")
         self._extensions = {"timeout": dict.fromkeys(steps, patience_s)}
         self._number = itertools.count()
+        self.taught: set[int] = set()
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._pool.aclose()
 
     async def ask(self, request: Request) -> Reply:
         """Send a request and say what became of it."""
         # No two requests are the same, so that each escalation is a call of its own.
-        unique = {"drill": next(self._number)}
-        body = {"input": request.text, "route": request.wish, "fields": unique}
+        number = next(self._number)
+        body = {"input": request.text, "route": request.wish, "fields": {NUMBER: number}}
         began = time.perf_counter()
         outcome = LOST
         with suppress(*_CONNECTION_ERRORS):
             status, content = await self._exchange("POST", "/v1/predict", orjson.dumps(body))
             outcome = str(orjson.loads(content)["route"]) if status == _HTTP_OK else ERROR
+        if outcome == Route.TEACHER:
+            self.taught.add(number)
         return Reply(request, outcome, time.perf_counter() - began)
 
     async def metrics(self) -> str:
@@ -214,12 +216,7 @@ class Watch:
         self._looking = asyncio.create_task(self._look_on())
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         if self._looking is not None:
             self._looking.cancel()
             await asyncio.wait({self._looking})

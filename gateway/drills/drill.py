@@ -15,10 +15,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import orjson
+
 from gateway.contract.bundle import open_bundle
 from gateway.drills import aside
-from gateway.drills.crowd import Client, Crowd, Watch, mixed
-from gateway.drills.findings import Findings, Kind, closing_time_s, good
+from gateway.drills.crowd import NUMBER, Client, Crowd, Watch, mixed
+from gateway.drills.findings import Findings, Kind, closing_time_s
 from gateway.errors import SettingsError
 from gateway.settings import Settings, TaskSettings
 from gateway.store import records
@@ -27,7 +29,7 @@ from gateway.teachers import faults
 from gateway.teachers.breaker import State
 from gateway.teachers.faults import FaultServer, Phase
 from gateway.teachers.garbage import GARBAGE
-from gateway.types import Route
+from gateway.types import FieldValue
 
 _SAMPLE = 200  # texts that are tried out: enough for variety
 _PATIENCE_S = 30.0  # for a reply, beyond what the teacher may take
@@ -65,7 +67,7 @@ def rehearse(
     the gateway does not start, and what opening the bundle raises.
     """
     name = _task(settings, task)
-    given = texts or _golden(settings.tasks[name])
+    given = texts or _golden(_student(name, settings.tasks[name]))
     with tempfile.TemporaryDirectory(prefix="understudy-drill-") as folder:
         drill = _Drill(settings, name, kind, load=load or Load(), folder=Path(folder))
         return asyncio.run(drill.run(given[:_SAMPLE]))
@@ -82,9 +84,18 @@ def _task(settings: Settings, task: str | None) -> str:
     return task
 
 
-def _golden(task: TaskSettings) -> list[str]:
-    manifest = open_bundle(task.student.bundle).manifest
-    return [vector.text for vector in manifest.golden.vectors]
+def _student(name: str, task: TaskSettings) -> Path:
+    """The bundle that is to answer while the teacher is out. Raises SettingsError."""
+    if task.student.bundle is None:
+        raise SettingsError(
+            f"tasks.{name}: without a student every outage of the teacher is one of the task",
+            mend=f"name a bundle under tasks.{name}.student.bundle, and drill again",
+        )
+    return task.student.bundle
+
+
+def _golden(bundle: Path) -> list[str]:
+    return [vector.text for vector in open_bundle(bundle).manifest.golden.vectors]
 
 
 class _Drill:
@@ -124,7 +135,6 @@ class _Drill:
                 recovery = await crowd.phase(
                     load.requests, load.rate, until_closed_s=closing_time_s(task)
                 )
-        answers = fault.outcomes[Route.TEACHER]
         return Findings(
             kind=self._kind,
             task=self._task,
@@ -133,9 +143,7 @@ class _Drill:
             recovery=recovery,
             opened_s=watch.since(began, State.OPEN, until=recovered),
             closed_s=watch.since(recovered, State.CLOSED),
-            garbage_accepted=max(
-                0, answers - good(fault.calls), self._stored() - good(server.calls)
-            ),
+            garbage_accepted=len((self._stored() | client.taught) - _given(server)),
         )
 
     def _requests(self) -> int:
@@ -161,11 +169,20 @@ class _Drill:
             case Kind.FLAKY:
                 return (Phase(faults.flaky(_FLAKY, *_BROKEN)),)
 
-    def _stored(self) -> int:
-        """How many records hold a label of the teacher's. The gateway has ended."""
+    def _stored(self) -> set[FieldValue]:
+        """Of which requests a record holds a label of the teacher's. The gateway has ended."""
         engine = open_database(self._folder / aside.DATABASE)
         try:
             found = records.each(engine, records.Selection())
-            return sum(record.teacher_labels is not None for record in found)
+            return {
+                record.fields[NUMBER]
+                for record in found
+                if record.teacher_labels is not None and record.fields is not None
+            }
         finally:
             engine.dispose()
+
+
+def _given(server: FaultServer) -> set[int]:
+    """The requests that the teacher has given a good answer to."""
+    return {orjson.loads(question)["fields"][NUMBER] for question in server.answered}

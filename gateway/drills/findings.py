@@ -24,7 +24,6 @@ _MORE_CALLS = 1.1  # upstream calls for each escalation: retries are a tenth
 _FREE_RETRY_S = 10.0  # and one retry in so many seconds is free, for a gateway of little traffic
 _CLOSES_S = 15.0  # from recovery to the closed breaker
 _PROBE_S = 5.0  # beyond `open_s`, which may be longer, for a probe to come by and be answered
-_GOOD = ("ok", "slow", "trickle")  # calls that a good answer may come of
 
 
 class Kind(StrEnum):
@@ -88,12 +87,7 @@ class Findings:
     recovery: Figures
     opened_s: float | None
     closed_s: float | None
-    garbage_accepted: int  # answers and stored labels of the teacher that it has never given
-
-
-def good(calls: Counter[str]) -> int:
-    """How many of those calls, by what the fault server did to them, had a good answer."""
-    return sum(calls[name] for name in _GOOD)
+    garbage_accepted: int  # requests with an answer or a stored label that the teacher never gave
 
 
 def closing_time_s(task: TaskSettings) -> float:

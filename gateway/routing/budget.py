@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from typing import Protocol
 
 from gateway import identity
 from gateway.errors import BudgetExhausted
+from gateway.types import Bucket
 
 _MICRO = 1_000_000  # micro-USD in a USD, and microseconds in a second
 _LOOK_S = 1.0  # for the ledger to say what is left; who looks is then told what it said last
@@ -168,8 +170,8 @@ class Reservation(Protocol):
 class Purse(Protocol):
     """Where the money of a call comes from."""
 
-    async def reserve(self, micro_usd: int | None, *, audit: bool = False) -> Reservation:
-        """Put the most that a call may cost aside; None: the task's price. An `audit` comes last.
+    async def reserve(self, micro_usd: int | None, *, bucket: Bucket = Bucket.LIVE) -> Reservation:
+        """Put the most that a call may cost aside; None: the task's price. An audit comes last.
 
         What is reserved is committed before this returns. Raises BudgetExhausted.
         """
@@ -188,45 +190,57 @@ class Ledger(Protocol):
         """What has become of the task's limits."""
 
 
-class Budget:
-    """The purse of a task, for its live calls and its audits."""
+Told = Callable[[Bucket, int | None], None]
 
-    def __init__(self, task: str, limits: Limits, ledger: Ledger) -> None:
+
+class Budget:
+    """The purse of a task, for its live calls and its audits.
+
+    `told` hears of every call that was begun what it was made for, and what it cost in micro-USD as
+    the ledger has it; None: neither ledger nor teacher knows. Whatever became of the call, and of
+    the request that it was made for. Without a `ledger` nothing is limited.
+    """
+
+    def __init__(
+        self, task: str, limits: Limits, ledger: Ledger | None, told: Told | None = None
+    ) -> None:
         self.task = task
         self.limits = limits
         self.seen: Mapping[Window, Balance] = {}  # as the ledger said it last
         self._ledger = ledger
+        self._told = told or _nobody
 
     def follow(self, limits: Limits) -> None:
         """From now on these limits hold; what has been spent stays spent."""
         self.limits = limits
         self.seen = {window: each for window, each in self.seen.items() if window in limits.usd}
 
-    async def reserve(self, micro_usd: int | None, *, audit: bool = False) -> Reservation:
+    async def reserve(self, micro_usd: int | None, *, bucket: Bucket = Bucket.LIVE) -> Reservation:
         """See Purse. A task without limits reserves nothing."""
-        limits = self.limits
-        if not limits:
-            return _FREE
+        limits, ledger, told = self.limits, self._ledger, partial(self._told, bucket)
+        if not limits or ledger is None:
+            return _Free(told)
         most = limits.call if micro_usd is None else micro_usd
+        audit = bucket is Bucket.AUDIT
         order = Order(identity.answer_id(), self.task, most or 0, audit)  # 0: only the rate counts
-        pending = self._ledger.reserve(order, limits)
+        pending = ledger.reserve(order, limits)
         try:
             shortage = await asyncio.wrap_future(pending)
         except asyncio.CancelledError:  # it may yet be granted, and nobody would settle it
-            pending.add_done_callback(lambda _: self._ledger.settle(order, 0))
+            pending.add_done_callback(lambda _: ledger.settle(order, 0))
             raise
         if shortage is not None:
             raise self._exhausted(order, shortage)
-        return _Held(self._ledger, order)
+        return _Held(ledger, order, told, booked=bool(limits.usd))
 
     async def look(self) -> None:
         """Ask what is left, for `seen`. A ledger that does not say so soon leaves it as it was."""
-        limits = self.limits
-        if not limits.usd:
+        limits, ledger = self.limits, self._ledger
+        if not limits.usd or ledger is None:
             return
         try:
             async with asyncio.timeout(_LOOK_S):
-                seen = await asyncio.wrap_future(self._ledger.look(self.task, limits))
+                seen = await asyncio.wrap_future(ledger.look(self.task, limits))
         except (TimeoutError, BudgetExhausted):
             return
         if limits is self.limits:
@@ -249,14 +263,20 @@ class Budget:
 
 
 class _Held:
-    """A reservation that the ledger holds."""
+    """A reservation that the ledger holds; not `booked`: it keeps the rate alone, and no money."""
 
-    def __init__(self, ledger: Ledger, order: Order) -> None:
+    def __init__(
+        self, ledger: Ledger, order: Order, told: Callable[[int | None], None], *, booked: bool
+    ) -> None:
         self._ledger = ledger
         self._order = order
+        self._told = told
+        self._booked = booked
 
     def settle(self, cost: int | None) -> None:
-        self._ledger.settle(self._order, self._order.amount if cost is None else cost)
+        charged = self._order.amount if cost is None else cost
+        self._ledger.settle(self._order, charged)
+        self._told(charged if self._booked else cost)
 
     def release(self) -> None:
         self._ledger.settle(self._order, 0)
@@ -265,14 +285,18 @@ class _Held:
 class _Free:
     """A reservation where nothing is limited."""
 
+    def __init__(self, told: Callable[[int | None], None]) -> None:
+        self._told = told
+
     def settle(self, cost: int | None) -> None:
-        pass
+        self._told(cost)
 
     def release(self) -> None:
         pass
 
 
-_FREE = _Free()
+def _nobody(_bucket: Bucket, _cost: int | None) -> None:
+    """Nobody asks to be told."""
 
 
 def _usd(micro: int) -> str:

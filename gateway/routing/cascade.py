@@ -8,11 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gateway import identity
+from gateway.contract.bundle import Bundle
+from gateway.contract.manifest import Head
 from gateway.errors import StudentFailed, TeacherError
 from gateway.routing.policy import EscalationPolicy
 from gateway.routing.unavailable import Unavailable
 from gateway.shadow.coins import Coins
 from gateway.students.batching import Batcher, Timed
+from gateway.students.vacancy import NO_STUDENT, Vacancy
 from gateway.teachers.guard import Guard
 from gateway.telemetry.audience import Audience
 from gateway.telemetry.failures import FailureLog
@@ -38,10 +41,24 @@ _NOT_DRAWN = Draw()
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """A student and the policy that its certificate belongs to: they are only changed together."""
+    """A student and the policy that its certificate belongs to: they are only changed together.
 
-    student: Batcher
+    Where a task has no student, a vacancy stands in its place.
+    """
+
+    student: Batcher | Vacancy
     policy: EscalationPolicy
+
+    @property
+    def bundle(self) -> Bundle | None:
+        """The student's bundle; None: there is no student."""
+        student = self.student.student
+        return None if student is None else student.bundle
+
+    @property
+    def name(self) -> str:
+        """The name of the student's bundle, or `no_student`."""
+        return NO_STUDENT if (bundle := self.bundle) is None else bundle.name
 
 
 class Cascade:
@@ -72,6 +89,11 @@ class Cascade:
         self._coins = coins
         self._clock = clock
 
+    @property
+    def heads(self) -> Sequence[Head]:
+        """What the task decides; the teacher knows it too where there is no student."""
+        return self.teacher.task.heads
+
     async def answer(self, instances: Sequence[Instance], terms: Terms = _PLAIN) -> list[Answer]:
         """Answer the instances of one request, in their order; observers are told of each.
 
@@ -87,7 +109,7 @@ class Cascade:
             for instance, timed in zip(instances, first, strict=True)
         ]
         decided = time.perf_counter()  # what needs no teacher ends here, whoever else has to wait
-        second = await self._ask_teacher(instances, decisions, terms.deadline)
+        second = await self._ask_teacher(instances, first, decisions, terms.deadline)
         answers = [
             self._settle(
                 instance,
@@ -105,9 +127,9 @@ class Cascade:
         return answers
 
     async def _ask_student(
-        self, student: Batcher, instances: Sequence[Instance], terms: Terms
+        self, student: Batcher | Vacancy, instances: Sequence[Instance], terms: Terms
     ) -> list[Timed | None]:
-        """The student's word on each instance; None where it failed."""
+        """The student's word on each instance; None where it failed, or where there is none."""
         said = await student.submit([instance.text for instance in instances], terms)
         for each in said:
             if isinstance(each, StudentFailed):
@@ -117,6 +139,7 @@ class Cascade:
     async def _ask_teacher(
         self,
         instances: Sequence[Instance],
+        first: Sequence[Timed | None],
         decisions: Sequence[Decision],
         deadline: float | None,
     ) -> list[_Taught | None]:
@@ -124,15 +147,18 @@ class Cascade:
         if not any(decision.escalate for decision in decisions):
             return [None] * len(instances)
         asked = [
-            self._teach(instance, deadline) if decision.escalate else _nothing()
-            for instance, decision in zip(instances, decisions, strict=True)
+            self._teach(instance, timed, deadline) if decision.escalate else _nothing()
+            for instance, timed, decision in zip(instances, first, decisions, strict=True)
         ]
         return list(await asyncio.gather(*asked))
 
-    async def _teach(self, instance: Instance, deadline: float | None) -> _Taught:
+    async def _teach(
+        self, instance: Instance, timed: Timed | None, deadline: float | None
+    ) -> _Taught:
         started = time.perf_counter()
+        hint = timed.prediction if timed else None
         try:
-            said = await self.teacher.answer(instance, deadline=deadline)
+            said = await self.teacher.answer(instance, hint=hint, deadline=deadline)
         except TeacherError as error:
             self._failures.tell("teacher", error)
             cost, ended = error.bill(self._prices.teacher_call), time.perf_counter()
@@ -190,7 +216,7 @@ class Cascade:
             audit_uniform=draw.uniform,
             coin=draw.coin,
             auditable=draw.open,
-            failure=(taught.failure if taught else "") or ("" if timed else StudentFailed.code),
+            failure=(taught.failure if taught else "") or _failure(decision),
         )
 
     def _cost(self, timed: Timed | None, taught: _Taught | None) -> Cost:
@@ -217,6 +243,11 @@ class _Taught:
     failure: str = ""
     asked: bool = True
     cost: int | None = None  # micro-USD, where the teacher knows it
+
+
+def _failure(decision: Decision) -> str:
+    """The code of the error that kept the student from speaking; empty: there was none."""
+    return StudentFailed.code if Reason.STUDENT_FAILED in decision.reasons else ""
 
 
 def _known(cost: int | None, usual: int | None) -> int | None:

@@ -19,7 +19,7 @@ from gateway.types import Decision, Instance, Prediction, Reason, Wish
 
 CRITICAL = "critical"  # the detail where a critical label is too probable
 
-_HARD = frozenset({Reason.TRUNCATED, Reason.STUDENT_FAILED, Reason.HIGH_RISK})
+_HARD = frozenset({Reason.TRUNCATED, Reason.STUDENT_FAILED, Reason.NO_STUDENT, Reason.HIGH_RISK})
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,8 @@ class EscalationPolicy:
 
     The student answers when its score is at or above `threshold`. None means that no threshold is
     certified: then everything is escalated, and so it is where a `warrant` is due and void.
-    Below `min_familiarity`, a conformal p-value, a text is out of the student's domain.
+    Below `min_familiarity`, a conformal p-value, a text is out of the student's domain. `absent` is
+    what it means that there is no prediction.
     """
 
     threshold: float | None
@@ -62,6 +63,7 @@ class EscalationPolicy:
     severity: Severity | None = None
     warrant: Warrant | None = None
     min_familiarity: float | None = None
+    absent: Reason = Reason.STUDENT_FAILED
 
     def decide(
         self,
@@ -71,7 +73,7 @@ class EscalationPolicy:
         *,
         now: float = 0.0,
     ) -> Decision:
-        """Decide on one instance. `prediction` is None when the student failed.
+        """Decide on one instance. `prediction` is None when no student has spoken.
 
         `now`, in seconds since the epoch, is held against the end of the certificate.
         """
@@ -101,7 +103,7 @@ class EscalationPolicy:
         """Every gate, in the order in which they are looked at."""
         yield Gate(Reason.REQUESTED, "", wish is not Wish.AUTO)
         yield Gate(Reason.TRUNCATED, "", prediction is not None and prediction.truncated)
-        yield Gate(Reason.STUDENT_FAILED, "", prediction is None)
+        yield Gate(self.absent, "", prediction is None)
         for rule in self.rules:
             yield Gate(Reason.HIGH_RISK, rule.name, rule.holds(instance, prediction))
         if prediction is not None:
@@ -132,14 +134,14 @@ class EscalationPolicy:
 
     def _doubts(self, prediction: Prediction, now: float) -> Iterator[Gate]:
         if (critical := self.critical) is not None:
-            mass, held = critical.mass(prediction), critical.holds(prediction)
-            yield Gate(Reason.SEVERITY, CRITICAL, held, mass, critical.threshold)
+            mass = critical.mass(prediction)
+            yield Gate(Reason.SEVERITY, CRITICAL, critical.reached(mass), mass, critical.threshold)
         if (least := self.min_familiarity) is not None:
             strange = self._strange(prediction)
             yield Gate(Reason.OUT_OF_DOMAIN, "", strange, prediction.familiarity, least)
         if (severity := self.severity) is not None:
-            gain, held = severity.gain(prediction), severity.holds(prediction)
-            yield Gate(Reason.SEVERITY, severity.dearest(prediction), held, gain, severity.bar)
+            gain, head = severity.gain(prediction), severity.dearest(prediction)
+            yield Gate(Reason.SEVERITY, head, severity.pays(gain), gain, severity.bar)
         fault = self.warrant.fault_at(now) if self.warrant else None
         void = fault is not None or self.threshold is None
         yield Gate(Reason.NO_CERTIFICATE, fault or "", void)

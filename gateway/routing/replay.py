@@ -30,6 +30,9 @@ Floats = NDArray[np.float64]
 _ORDER = 1  # seed of the order in which rows are tested: not the one that they are parted by
 _SEQUENCE_SHARE = 0.2  # of the rows: enough for quantiles; all others are left for the test
 _ALL = 1.0  # a threshold that no sum of probabilities of one head reaches
+# Of familiarity: a bundle's p-values come in steps of 0.0005 at best, and beyond 0.1 the gate costs
+# more than it can be worth.
+_LIMITS_TRIED = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +113,24 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
+class Bar:
+    """The same policy with this least familiarity: shares of all rows.
+
+    `strange` rows are below it, whether or not another gate escalates them too. `undetected` is of
+    the labelled rows, and None where the frontier has none.
+    """
+
+    least: float
+    strange: float
+    escalation: float
+    undetected: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What a policy did on rows: `bound` is exact, of the labelled ones, one-sided.
+
+    `bars` are empty where the student cannot tell what is familiar.
 
     `chosen`: some labels are known because of what the student said (see contract.labelled). Then
     there is no bound, and no share of errors on the frontier: such rows are no random sample.
@@ -125,6 +144,7 @@ class Outcome:
     bound: float | None
     chosen: bool
     frontier: tuple[Point, ...]
+    bars: tuple[Bar, ...]
 
 
 def replay(policy: EscalationPolicy, rows: Sequence[Labelled], said: Sequence[Prediction]) -> Rows:
@@ -189,6 +209,7 @@ def outcome(
         bound=upper_bound(undetected, sample, delta) if sample else None,
         chosen=chosen,
         frontier=_frontier(policy, seen, sample),
+        bars=_bars(policy, rows, said, wrong=seen.wrong, sample=sample, now=now),
     )
 
 
@@ -305,6 +326,43 @@ def _frontier(policy: EscalationPolicy, rows: Rows, sample: int) -> tuple[Point,
             )
         )
     return tuple(dict.fromkeys(points))
+
+
+def _bars(
+    policy: EscalationPolicy,
+    rows: Sequence[Labelled],
+    said: Sequence[Prediction],
+    *,
+    wrong: Bools,
+    sample: int,
+    now: float,
+) -> tuple[Bar, ...]:
+    """The same policy at other limits of familiarity; what the other gates escalate stays so."""
+    if all(each.familiarity is None for each in said):
+        return ()
+    blind = replace(policy, min_familiarity=None)
+    others = np.array(
+        [
+            blind.decide(Instance(row.text, row.fields), prediction, now=now).escalate
+            for row, prediction in zip(rows, said, strict=True)
+        ],
+        bool,
+    )
+    # One that is not known is strange, as it is to the policy.
+    known = np.array([-1.0 if each.familiarity is None else each.familiarity for each in said])
+    bars = []
+    for least in _LIMITS_TRIED:
+        strange = known < least
+        escalated = others | strange
+        bars.append(
+            Bar(
+                least=least,
+                strange=float(strange.mean()),
+                escalation=float(escalated.mean()),
+                undetected=float((wrong & ~escalated).sum() / sample) if sample else None,
+            )
+        )
+    return tuple(bars)
 
 
 def _wrong(said: Prediction, truth: Mapping[str, Sequence[str]]) -> bool:

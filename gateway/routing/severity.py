@@ -182,8 +182,12 @@ class Severity:
         return total
 
     def holds(self, prediction: Prediction) -> bool:
-        """Whether a call is worth its price. A gain that is no number is."""
-        return not self.gain(prediction) <= self.bar
+        """Whether a call is worth its price."""
+        return self.pays(self.gain(prediction))
+
+    def pays(self, gain: float) -> bool:
+        """Whether so much is worth the price of a call. A gain that is no number is."""
+        return not gain <= self.bar
 
     def losses(self, prediction: Prediction) -> tuple[Loss, ...]:
         """The two sides of the gain, head by head."""
@@ -194,6 +198,8 @@ class Severity:
 
     def dearest(self, prediction: Prediction) -> str:
         """The head that the teacher helps most."""
+        if len(self.heads) == 1:
+            return self.heads[0].head
         pairs = zip(self.heads, prediction.heads, strict=True)
         return max(pairs, key=lambda pair: pair[0].gain(pair[1]))[0].head
 
@@ -240,8 +246,11 @@ class Critical:
 
     def holds(self, prediction: Prediction) -> bool:
         """Whether a critical label is too probable to be left out."""
-        mass = self.mass(prediction)
-        return mass != 0.0 and not mass < self.threshold  # where all are said, none can be missed
+        return self.reached(self.mass(prediction))
+
+    def reached(self, mass: float) -> bool:
+        """Whether so much is too much. Where all are said it is 0, and none can be missed."""
+        return mass != 0.0 and not mass < self.threshold
 
     def concerns(self, truth: Mapping[str, Sequence[str]]) -> bool:
         """Whether any label of the truth (head -> labels) is critical."""

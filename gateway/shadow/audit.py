@@ -106,7 +106,9 @@ class Auditor:
             return
         started = time.perf_counter()
         try:
-            said = await self._teacher.answer(answer.instance, priority=Priority.AUDIT)
+            said = await self._teacher.answer(
+                answer.instance, hint=answer.student, priority=Priority.AUDIT
+            )
         except TeacherError as error:
             if isinstance(error, BudgetExhausted):
                 self._poor_until = time.perf_counter() + _POOR_S

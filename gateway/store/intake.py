@@ -36,6 +36,8 @@ _INSERT_DOCUMENT = (
 # Rows in one statement of SQLite. The driver lets go of the interpreter once a statement, and more
 # than this gain nothing more (measured: 11 microseconds a row at 1, 6.5 at 32, 7 at 250).
 _TOGETHER = 32
+_SURE = frozenset({0.0, 1.0})
+_DECIMALS = 4  # of a probability that is kept: far below what any teacher is calibrated to
 _NO_NUL = "\ufffd"  # in place of a NUL, which PostgreSQL keeps in no text
 
 
@@ -93,6 +95,7 @@ def _row(answer: Answer, text: StoreText) -> Row:
         _reasons(decision.reasons),
         decision.detail,
         student.score if student else None,
+        student.familiarity if student else None,
         decision.threshold,
         said if answer.prediction is student else _labels(answer.prediction),
         _json({head.head: head.confidence for head in student.heads}) if student else None,
@@ -116,6 +119,8 @@ def _row(answer: Answer, text: StoreText) -> Row:
         answer.failure,
         answer.audit_uniform,
         None if answer.coin is None else answer.coin.value,
+        None if (scores := _scores(answer.teacher)) is None else _json(scores),
+        answer.auditable,
     )
 
 
@@ -154,11 +159,28 @@ def _audit_row(audit: Audit) -> dict[str, Any]:
         "agrees": student is not None and student.agrees(audit.teacher),
         "cost": audit.cost,
         "seconds": audit.seconds,
+        "teacher_scores": _scores(audit.teacher),
     }
 
 
 def _labels(said: Prediction | None) -> str | None:
     return None if said is None else _json({head.head: head.labels for head in said.heads})
+
+
+def _scores(said: Prediction | None) -> dict[str, dict[str, float]] | None:
+    """Per head the probabilities that a teacher gave, rounded, without zeros.
+
+    Where it gave none but 0 and 1 it named labels and no more, and there is nothing to keep.
+    """
+    if said is None:
+        return None
+    found = {}
+    for head, part in zip(said.asked, said.heads, strict=False):  # who asked nothing named none
+        given = part.probabilities.tolist()
+        if not _SURE.issuperset(given):
+            shares = zip(head.labels, (round(each, _DECIMALS) for each in given), strict=True)
+            found[head.name] = {label: share for label, share in shares if share}
+    return found or None
 
 
 @lru_cache(maxsize=256)  # there are few combinations of reasons

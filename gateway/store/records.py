@@ -17,6 +17,7 @@ from gateway.store.database import writing
 from gateway.types import Coin, Cost, FieldValue, Reason, Route, Stages
 
 Labels = Mapping[str, tuple[str, ...]]
+Scores = Mapping[str, Mapping[str, float]]  # head -> label -> its probability, if above 0
 
 _PAGE = 1000  # records read or deleted at once: a few megabytes, and a lock of some milliseconds
 
@@ -25,12 +26,13 @@ _PAGE = 1000  # records read or deleted at once: a few megabytes, and a lock of 
 class Record:
     """The stored form of an Answer.
 
-    `labels` is what was answered (None: nobody answered). `score`, `confidences` and `bundle` are
-    the student's, which the policy weighed (None: it failed). `propensity` is the probability that
-    the teacher's view of this answer is known: 1 where it answered, else that of an audit. `coin`
-    is the one that fell for an audit, `audit_uniform` the uniform one's share of `audit_propensity`
-    (None: stored by a version that did not keep either). A coin without an audit: it was skipped.
-    `text` and `fields` are None unless full text is kept.
+    `labels` is what was answered (None: nobody answered). `score`, `familiarity`, `confidences` and
+    `bundle` are the student's, which the policy weighed (None: it failed, or cannot tell).
+    `propensity` is the probability that the teacher's view of this answer is known: 1 where it
+    answered, else that of an audit. `coin` is the one that fell for an audit, `audit_uniform` the
+    uniform one's share of `audit_propensity` (None: stored by a version that did not keep either).
+    A coin without an audit: it was skipped. `text` and `fields` are None unless full text is kept.
+    `teacher_scores` are None where the teacher gave labels and no probabilities.
     """
 
     id: str
@@ -41,6 +43,7 @@ class Record:
     reasons: tuple[Reason, ...]
     detail: str
     score: float | None
+    familiarity: float | None
     threshold: float | None
     labels: Labels | None
     confidences: Mapping[str, float] | None
@@ -58,6 +61,7 @@ class Record:
     failure: str
     audit_uniform: float | None
     coin: Coin | None
+    teacher_scores: Scores | None
 
     @classmethod
     def from_row(cls, row: RowMapping) -> Self:
@@ -111,6 +115,7 @@ _PLAIN = (
     "task",
     "detail",
     "score",
+    "familiarity",
     "threshold",
     "confidences",
     "bundle",
@@ -122,6 +127,7 @@ _PLAIN = (
     "propensity",
     "failure",
     "audit_uniform",
+    "teacher_scores",
 )
 
 

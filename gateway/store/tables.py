@@ -14,6 +14,7 @@ from sqlalchemy import (
     Double,
     ForeignKey,
     Index,
+    Integer,
     MetaData,
     String,
     Table,
@@ -34,6 +35,7 @@ records = Table(
     Column("reasons", JSON, nullable=False),
     Column("detail", Text, nullable=False),
     Column("score", Double),
+    Column("familiarity", Double),
     Column("threshold", Double),
     Column("labels", JSON(none_as_null=True)),
     Column("confidences", JSON(none_as_null=True)),
@@ -57,6 +59,8 @@ records = Table(
     Column("failure", String(64), nullable=False),
     Column("audit_uniform", Double),
     Column("coin", String(16)),
+    Column("teacher_scores", JSON(none_as_null=True)),
+    Column("auditable", Boolean),
     Index("records_by_task", "task", "id"),
 )
 
@@ -70,6 +74,7 @@ audits = Table(
     Column("agrees", Boolean, nullable=False),
     Column("cost", BigInteger),
     Column("seconds", Double, nullable=False),
+    Column("teacher_scores", JSON(none_as_null=True)),
 )
 
 # One row a task: it is what the ledger locks. `paced`: microseconds since the epoch, see Standing.
@@ -99,4 +104,31 @@ reservations = Table(
     Column("amount", BigInteger, nullable=False),
     Column("at", Double, nullable=False),
     Index("reservations_by_task", "task", "at"),
+)
+
+# One row a change of what serves; see gateway/store/changes.py for the hashes. `task` is null where
+# a change is of the whole gateway.
+changes = Table(
+    "changes",
+    metadata,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", Double, nullable=False),
+    Column("task", String(120)),
+    Column("who", String(120), nullable=False),
+    Column("what", String(32), nullable=False),
+    Column("old", Text),
+    Column("new", Text),
+    Column("why", Text, nullable=False),
+    Column("evidence", JSON, nullable=False),
+    Column("previous", String(64), nullable=False, unique=True),
+    Column("hash", String(64), nullable=False),
+)
+
+# One row in all: the last change's number and hash. It is what an append locks.
+changes_end = Table(
+    "changes_end",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("number", BigInteger, nullable=False),
+    Column("hash", String(64), nullable=False),
 )

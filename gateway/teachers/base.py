@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
+from gateway.bill import Billed
 from gateway.contract.manifest import Task
 from gateway.types import Instance, Prediction
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class Said(Billed):
     """A teacher's answer, and what the call cost in micro-USD.
 
     None: the teacher does not know, and the task's price of a call holds. Not `asked`: no call was
@@ -22,18 +24,6 @@ class Said:
     cost: int | None = None
     asked: bool = True
     unpriced: int = 0
-
-    def bill(self, price: int | None) -> int | None:
-        """What the answer cost in all, where a call of unknown cost has this price.
-
-        None: a call was made of which neither is known.
-        """
-        if not self.asked:
-            return 0
-        unknown = self.unpriced + (self.cost is None)
-        if unknown and price is None:
-            return None
-        return (self.cost or 0) + unknown * (price or 0)
 
 
 class Teacher(Protocol):
@@ -52,3 +42,19 @@ class Teacher(Protocol):
 
     async def close(self) -> None:
         """Give back what it holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Who is asked for a request: its name among the members, and how to ask it."""
+
+    name: str
+    answer: Callable[[Instance], Coroutine[Any, Any, Said]]
+
+
+@runtime_checkable
+class Chooser(Protocol):
+    """A teacher that is several, of which one is asked for each request."""
+
+    def choose(self, instance: Instance, hint: Prediction | None) -> Chosen:
+        """Who is best at it; `hint` is what the student said, where it said anything."""

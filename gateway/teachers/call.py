@@ -15,7 +15,7 @@ from typing import Any
 
 from gateway.errors import TeacherError, TeacherTimeout, TeacherUnavailable
 from gateway.teachers.base import Said
-from gateway.types import Priority
+from gateway.types import Bucket, Priority
 
 
 @dataclass(eq=False, frozen=True, slots=True)
@@ -32,6 +32,7 @@ class Call:
     """
 
     def __init__(self, teacher: str, work: Callable[[Call], Coroutine[Any, Any, Said]]) -> None:
+        self.bucket = Bucket.LIVE  # what the last attempt was made for; the work says so
         self.begun = 0
         self.costs: list[int] = []
         self.overdue = False  # it was given up because the time of the last who waited was over

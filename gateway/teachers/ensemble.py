@@ -26,8 +26,8 @@ from gateway.errors import (
 )
 from gateway.routing.risk import Rule
 from gateway.teachers import opinion
-from gateway.teachers.base import Said, Teacher
-from gateway.types import HeadPrediction, Instance
+from gateway.teachers.base import Chosen, Said, Teacher
+from gateway.types import HeadPrediction, Instance, Prediction
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +141,9 @@ class VotingTeacher:
 class ChoosingTeacher:
     """Asks one member for each request: that of the first rule that holds, else the default.
 
-    What a member fails to answer nobody answers: it was chosen because it knows best. Rules look at
-    text and fields alone, since a teacher is not told what the student said.
+    What a member fails to answer nobody answers: it was chosen because it knows best. A rule may
+    look at what the student said; where it said nothing, such a rule does not hold. Nobody is told
+    what that was: it only chooses.
     """
 
     def __init__(
@@ -161,11 +162,14 @@ class ChoosingTeacher:
         self._default = default
 
     async def answer(self, instance: Instance) -> Said:
-        """Ask the member that is best at it. Raises TeacherError."""
-        chosen = next(
-            (name for rule, name in self._skills if rule.holds(instance, None)), self._default
-        )
-        return await self._members[chosen].answer(instance)
+        """Ask the member that is best at it, by what is known beforehand. Raises TeacherError."""
+        return await self.choose(instance, None).answer(instance)
+
+    def choose(self, instance: Instance, hint: Prediction | None) -> Chosen:
+        """The member of the first rule that holds, of the instance and what the student said."""
+        found = (name for rule, name in self._skills if rule.holds(instance, hint))
+        name = next(found, self._default)
+        return Chosen(name, self._members[name].answer)
 
     async def close(self) -> None:
         """Close every member."""

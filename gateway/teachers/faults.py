@@ -20,7 +20,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from itertools import pairwise
-from types import TracebackType
 from typing import Any, Self
 
 import orjson
@@ -42,10 +41,14 @@ Say = Callable[[str], Mapping[str, Any]]  # text -> what a good answer says for 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What becomes of one call. Ends with the connection usable, or closes it."""
+    """What becomes of one call. Ends with the connection usable, or closes it.
+
+    `good`: an answer that may be taken for one comes of it, sooner or later.
+    """
 
     name: str
     reply: Callable[[Call], Awaitable[None]]
+    good: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +155,7 @@ def slow(seconds: float) -> Fault:
         await asyncio.sleep(seconds)
         await _answer(call)
 
-    return Fault("slow", reply)
+    return Fault("slow", reply, good=True)
 
 
 def trickle(pause_s: float = 1.0) -> Fault:
@@ -165,7 +168,7 @@ def trickle(pause_s: float = 1.0) -> Fault:
             await call.send(bytes([byte]))
             await asyncio.sleep(pause_s)
 
-    return Fault("trickle", reply)
+    return Fault("trickle", reply, good=True)
 
 
 def http(status: int) -> Fault:
@@ -211,7 +214,7 @@ async def _quota(call: Call) -> None:
     await call.respond(content, status=429)
 
 
-OK = Fault("ok", _answer)
+OK = Fault("ok", _answer, good=True)
 HANG = Fault("hang", _hang)  # takes the request and never replies
 RESET = Fault("reset", _reset)  # RST in place of a reply
 CLOSE = Fault("close", _close)  # FIN in place of a reply
@@ -240,11 +243,13 @@ class FaultServer:
 
     A good answer follows the JSON schema that the request asks for: of each closed set one label,
     chosen by the text's hash, so that the same text gets the same answer. `say` gives other ones.
-    `calls` counts the chat calls by the name of what became of them.
+    `calls` counts the chat calls by the name of what became of them; `answered` are the questions,
+    as the last message of the user has them, that a good answer was given to.
     """
 
     def __init__(self, choose: Choose | None = None, *, say: Say | None = None) -> None:
         self.calls: Counter[str] = Counter()
+        self.answered: set[str] = set()
         self.most_at_once = 0
         self._say = say
         self._choose = choose or turns(OK)
@@ -280,12 +285,7 @@ class FaultServer:
         await self._listen()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Stop, whatever hangs."""
         await self._stand_still()
         await self._shut()
@@ -381,6 +381,8 @@ class FaultServer:
         fault = self._choose(self._number)
         self._number += 1
         self.calls[fault.name] += 1
+        if fault.good:
+            self.answered.add(_text_of(call.body))
         self._running += 1
         self.most_at_once = max(self.most_at_once, self._running)
         try:

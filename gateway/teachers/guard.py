@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from gateway.contract.manifest import Task
 from gateway.errors import (
@@ -26,14 +26,16 @@ from gateway.errors import (
     TeacherUnavailable,
 )
 from gateway.routing.budget import Purse, Reservation
-from gateway.teachers.base import Said, Teacher
+from gateway.teachers.base import Chooser, Chosen, Said, Teacher
 from gateway.teachers.breaker import Breaker, State
 from gateway.teachers.cache import AnswerCache, digest
 from gateway.teachers.call import Call, looked_at, no_place
 from gateway.teachers.hedges import HedgeBudget
 from gateway.teachers.pace import Pace
 from gateway.teachers.retries import RetryBudget, pause
-from gateway.types import Instance, Priority
+from gateway.types import Bucket, Instance, Prediction, Priority
+
+Question = Callable[[], Coroutine[Any, Any, Said]]  # asks the teacher once
 
 _WAITING = 16  # calls that may wait for each one that runs; more would hardly be answered in time
 _CALM_S = 5.0  # after a 429, before a second call may be begun beside a late one
@@ -132,6 +134,7 @@ class Guard:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._teacher = teacher
+        self._chooser = teacher if isinstance(teacher, Chooser) else None
         self._timeout = timeout_s
         self._concurrency = concurrency
         self._places = asyncio.Semaphore(concurrency)
@@ -176,16 +179,20 @@ class Guard:
         self,
         instance: Instance,
         *,
+        hint: Prediction | None = None,
         deadline: float | None = None,
         priority: Priority = Priority.NORMAL,
     ) -> Said:
         """Ask the teacher. `deadline` as time.perf_counter gives it.
 
+        `hint` is what the student said: a teacher that is several may choose one of them by it, and
+        that is all that it is for. Inputs are identical where the same one is asked.
         An audit, by its priority, is asked once: no retry, no second call beside it.
         Raises TeacherTimeout, TeacherUnavailable, TeacherLimited, BudgetExhausted or what the
         teacher raises; the error says whether the call was begun.
         """
-        key = self._key(instance)
+        chosen = self._chosen(instance, hint)
+        key = self._key(instance, chosen)
         if self._cache is not None and (kept := self._cache.find(key)) is not None:
             self._watch.noted(Event.CACHE_HIT)
             return Said(kept, cost=0, asked=False)
@@ -197,7 +204,7 @@ class Guard:
             self._check_breaker()
             self._check_rest()
             self._check_room()
-            call = self._begin(instance, key)
+            call = self._begin(lambda: chosen.answer(instance), key)
         return await call.wait(deadline, priority)
 
     async def close(self) -> None:
@@ -205,18 +212,24 @@ class Guard:
         self._watch.closed()
         await self._teacher.close()
 
-    def _key(self, instance: Instance) -> bytes:
+    def _chosen(self, instance: Instance, hint: Prediction | None) -> Chosen:
+        """Who of the teacher is asked, where it is several; else itself."""
+        if self._chooser is None:
+            return Chosen("", self._teacher.answer)
+        return self._chooser.choose(instance, hint)
+
+    def _key(self, instance: Instance, chosen: Chosen) -> bytes:
         """What identical inputs have in common; nothing, where nobody asks for it."""
         if self._cache is None and not self._coalesce:
             return b""
-        return digest(instance, self.name)
+        return digest(instance, self.name, chosen.name)
 
-    def _begin(self, instance: Instance, key: bytes) -> Call:
+    def _begin(self, question: Question, key: bytes) -> Call:
         self._calls += 1
         self._retry_budget.called()
         if self._hedges is not None:
             self._hedges.called()
-        call = Call(self.name, lambda begun: self._work(begun, instance, key))
+        call = Call(self.name, lambda begun: self._work(begun, question, key))
         call.on_end(lambda: self._ended(call, key))
         if self._coalesce:
             self._shared[key] = call
@@ -227,10 +240,10 @@ class Guard:
         if self._shared.get(key) is call:
             del self._shared[key]
 
-    async def _work(self, call: Call, instance: Instance, key: bytes) -> Said:
+    async def _work(self, call: Call, question: Question, key: bytes) -> Said:
         """All that is done for one input, whoever waits for it."""
         try:
-            said = await self._insist(call, instance)
+            said = await self._insist(call, question)
         except TeacherError as error:
             call.charge(error)
             raise
@@ -238,14 +251,17 @@ class Guard:
             self._cache.keep(key, said.prediction)
         return call.bill(said)
 
-    async def _insist(self, call: Call, instance: Instance) -> Said:
+    async def _insist(self, call: Call, question: Question) -> Said:
         """Ask; and ask again where that may help, is in the budget, and in time."""
         failed: TeacherError | None = None
         attempt = 0
         while True:
+            call.bucket = _made_for(call, Bucket.RETRY if attempt else Bucket.LIVE)
             try:
-                return await self._ask(call, instance)
+                return await self._ask(call, question)
             except TeacherError as error:
+                if call.bucket is Bucket.AUDIT and call.priority < Priority.AUDIT:
+                    continue  # who joined an audit that failed has a call of its own
                 if failed is not None and not error.asked:
                     raise failed from error  # there was an attempt, and it is what went wrong
                 seconds = self._pause(call, error, attempt)
@@ -274,27 +290,27 @@ class Guard:
             return None
         return seconds
 
-    async def _ask(self, call: Call, instance: Instance) -> Said:
+    async def _ask(self, call: Call, question: Question) -> Said:
         """One attempt; and where it is late and may be hedged, a second one beside it."""
         usual = self._pace.p95
         if self._hedges is None or usual is None or call.priority >= Priority.AUDIT:
-            return await self._attempt(call, instance)
-        racing = {self._racer(call, instance)}
+            return await self._attempt(call, question)
+        racing = {self._racer(call, question)}
         try:
             await asyncio.wait(racing, timeout=usual)
             (first,) = racing
             if not first.done() and self._may_hedge(self._hedges):
                 self._watch.noted(Event.HEDGE)
-                racing.add(self._racer(call, instance))
+                racing.add(self._racer(call, question, hedge=True))
             return await _first_good(racing, first)
         finally:
             for each in racing:
                 each.cancel()
             await asyncio.wait(racing)
 
-    def _racer(self, call: Call, instance: Instance) -> asyncio.Task[Said]:
+    def _racer(self, call: Call, question: Question, *, hedge: bool = False) -> asyncio.Task[Said]:
         """One attempt beside another, whose error perhaps nobody asks for."""
-        racer = asyncio.create_task(self._attempt(call, instance))
+        racer = asyncio.create_task(self._attempt(call, question, hedge=hedge))
         racer.add_done_callback(looked_at)
         return racer
 
@@ -304,20 +320,22 @@ class Guard:
         well = self._breaker.state is State.CLOSED
         return calm and well and not self._places.locked() and hedges.take()
 
-    async def _attempt(self, call: Call, instance: Instance) -> Said:
+    async def _attempt(self, call: Call, question: Question, *, hedge: bool = False) -> Said:
         """Ask once, when there is a place, time, and money."""
         async with self._place():
+            if not hedge:  # who waits may be another by now
+                call.bucket = _made_for(call, call.bucket)
             self._check_time(call.left)
             self._check_rest()
             ticket = self._breaker.enter()
             if ticket is None:
                 raise self._left_alone()
-            reservation = await self._reserve(call, ticket)
+            reservation = await self._reserve(Bucket.HEDGE if hedge else call.bucket, ticket)
             started = time.perf_counter()
             outcome, cost, lasting = Outcome.CANCELLED, None, False
             call.begun += 1
             try:
-                said = await self._in_time(instance)
+                said = await self._in_time(question)
                 outcome, cost = Outcome.OK, said.cost
             except TeacherError as error:
                 outcome, cost = _outcome(error), error.cost
@@ -353,21 +371,21 @@ class Guard:
         finally:
             self._places.release()
 
-    async def _reserve(self, call: Call, ticket: int) -> Reservation | None:
+    async def _reserve(self, bucket: Bucket, ticket: int) -> Reservation | None:
         """The money for an attempt, where somebody counts it. Raises BudgetExhausted."""
         if self._purse is None:
             return None
         try:
-            return await self._purse.reserve(None, audit=call.priority >= Priority.AUDIT)
+            return await self._purse.reserve(None, bucket=bucket)
         except BaseException:
             self._breaker.give_back(ticket)
             raise
 
-    async def _in_time(self, instance: Instance) -> Said:
+    async def _in_time(self, question: Question) -> Said:
         """What the teacher says within the timeout. Whatever it raises becomes a TeacherError."""
         try:
             async with asyncio.timeout(self._timeout):
-                return await self._teacher.answer(instance)
+                return await question()
         except TeacherError:
             raise
         except TimeoutError as error:
@@ -449,6 +467,13 @@ async def _first_good(racing: set[asyncio.Task[Said]], first: asyncio.Task[Said]
             if each.exception() is None:
                 return each.result()
     return first.result()
+
+
+def _made_for(call: Call, otherwise: Bucket) -> Bucket:
+    """An audit's while nobody else waits for the call."""
+    if call.priority >= Priority.AUDIT:
+        return Bucket.AUDIT
+    return Bucket.LIVE if otherwise is Bucket.AUDIT else otherwise
 
 
 def _again(error: TeacherError, attempt: int) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 from gateway.contract.manifest import Task
 from gateway.telemetry.latency import SlidingSketch, Window
 from gateway.telemetry.pricing import Prices, micro_usd
-from gateway.types import Answer, Audit, Prediction, Reason, Route
+from gateway.types import Answer, Audit, Bucket, Prediction, Reason, Route
 
 OTHER = "other"  # stands for a task that is not configured: names from outside make no keys
 WINDOWS: Mapping[str, float] = {"1m": 60.0, "10m": 600.0, "1h": 3600.0}  # seconds
@@ -60,6 +60,11 @@ class Figures:
         with self._lock:
             self._tasks.get(audit.answer.task, self._other).audited(audit)
 
+    def spent(self, task: str, bucket: Bucket, micro_usd: int | None) -> None:
+        """A call of the teacher has cost that much; None: the task's price, if that is known."""
+        with self._lock:
+            self._tasks.get(task, self._other).spent(bucket, micro_usd)
+
     def price(self, task: str, prices: Prices) -> None:
         """What is spent from now on is spent at these prices."""
         with self._lock:
@@ -81,7 +86,8 @@ class Figures:
                 cost                   micro-USD since the start
                     student            null: the price is not known
                     teacher, audits, avoided    each {known, unknown}: the sum of the known
-                                       amounts, and how many amounts are not known
+                                       amounts, and how many amounts are not known; of every
+                                       call that was begun, whatever came of it
                     total              student + teacher + audits; null: a part is not known
 
         A share is of the requests or comparisons beside it. Where a request of a task that is not
@@ -126,11 +132,14 @@ class _TaskFigures:
             self._busy = 0.0
         self._prices = prices
 
+    def spent(self, bucket: Bucket, micro_usd: int | None) -> None:
+        amount = self._prices.teacher_call if micro_usd is None else micro_usd
+        (self._audits if bucket is Bucket.AUDIT else self._teacher).add(amount)
+
     def answered(self, answer: Answer) -> None:
         self._latency[answer.route].add(answer.stages.total)
         self._routes[answer.route] += 1
         self._busy += answer.stages.busy
-        self._teacher.add(answer.cost.teacher)
         self._avoided.add(answer.cost.avoided)
         if answer.decision.escalate:
             self._reasons[answer.decision.reason] += 1
@@ -138,7 +147,6 @@ class _TaskFigures:
                 self._compare(answer.student, answer.teacher, "escalated")
 
     def audited(self, audit: Audit) -> None:
-        self._audits.add(audit.cost)
         if audit.answer.student is not None:
             self._compare(audit.answer.student, audit.teacher, "audited")
 

@@ -7,6 +7,7 @@ our own enumerations, never from a request: a task that is not known counts as "
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from prometheus_client import (
     CONTENT_TYPE_PLAIN_0_0_4,
@@ -22,11 +23,13 @@ from prometheus_client.registry import Collector
 from gateway import __version__
 from gateway.contract.manifest import Task
 from gateway.errors import UnderstudyError
-from gateway.shadow.served import Rate
+from gateway.routing.budget import Balance
+from gateway.shadow.account import Part
+from gateway.shadow.rate import Rate
 from gateway.teachers.guard import Event, Outcome, Watch
 from gateway.telemetry.pricing import Prices
 from gateway.telemetry.tallies import Counter, Histogram
-from gateway.types import Answer, Audit, Prediction, Reason, Route
+from gateway.types import Answer, Audit, Bucket, Prediction, Reason, Route
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 OTHER = "other"  # a task, a reason or a cause that is not configured
@@ -42,7 +45,17 @@ _SECONDS = (
 )  # fmt: skip
 # Thresholds lie near 1, so that is where the resolution has to be.
 _CONFIDENCE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 1.0)
+# There from the start, for an increase is only seen in a series that has been scraped before.
+_SWAPS = ("swapped", "rolled_back", "unchanged", "refused", "conflict")
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+@dataclass(frozen=True, slots=True)
+class Validity:
+    """Whether a task's certificate holds, and until when, in seconds since the epoch, if so."""
+
+    valid: bool
+    expires: float | None
 
 
 class Metrics:
@@ -101,6 +114,10 @@ class Metrics:
         if code in _SHED:
             self._families.shed.labels(self._code(reason)).inc()
 
+    def spent(self, task: str, bucket: Bucket, micro_usd: int | None) -> None:
+        """A call of the teacher has cost that much; None: the task's price, if that is known."""
+        self._tasks.get(task, self._other).spent(bucket, micro_usd)
+
     def cut(self, cause: str) -> None:
         """A connection was closed without its client's wish; `cause` is one of our own words."""
         self._families.cut.labels(cause).inc()
@@ -144,12 +161,24 @@ class Metrics:
             self._teachers[teacher] = _TeacherSeries(self._families, teacher)
         return _Watch(self._teachers[teacher], state)
 
-    def budgeted(self, left: Mapping[tuple[str, str], int]) -> None:
-        """What is left of the limits, in micro-USD by task and window; there are no others."""
-        family = self._families.budget
-        family.clear()
-        for (task, window), micro in left.items():
-            family.labels(task, window).set(micro * _USD)
+    def budgeted(self, budgets: Mapping[tuple[str, str], Balance]) -> None:
+        """The limits and what is left of them, by task and window; there are no others."""
+        left, limits = self._families.budget, self._families.budget_limit
+        left.clear()
+        limits.clear()
+        for (task, window), balance in budgets.items():
+            left.labels(task, window).set(balance.remaining * _USD)
+            limits.labels(task, window).set(balance.limit * _USD)
+
+    def certified(self, validities: Mapping[str, Validity]) -> None:
+        """How the certificates of the tasks stand now; a task that is not named has none."""
+        valid, expiry = self._families.certificate, self._families.certificate_expiry
+        valid.clear()
+        expiry.clear()
+        for task, validity in validities.items():
+            valid.labels(task).set(validity.valid)
+            if validity.expires is not None:
+                expiry.labels(task).set(validity.expires)
 
     def follow_queue(self, task: str, depth: Callable[[], int]) -> None:
         """Show queue_depth from `depth`, which says how many texts wait when asked."""
@@ -172,9 +201,9 @@ class Metrics:
         about = "Audits that were drawn and did not take place"
         self._registry.register(_Followed("shadow_skipped", about, "cause", counts))
 
-    def follow_served(self, rates: Callable[[], Mapping[str, Rate]]) -> None:
-        """Show served_error_rate and its bound from `rates`, by task; absent until known."""
-        self._registry.register(_FollowedRates(rates))
+    def follow_served(self, parts: Callable[[], Iterable[Part]]) -> None:
+        """Show the served error of `parts`, and how much is known of it."""
+        self._registry.register(_FollowedParts(parts))
 
     def render(self) -> bytes:
         """The text of /metrics, of content type CONTENT_TYPE."""
@@ -237,7 +266,9 @@ class _Families:
         )
         self.cost = counter("cost_usd_total", "Known cost, in USD", ["task", "bucket"])
         self.cost_unknown = counter(
-            "cost_unknown_total", "Answers and audits of unknown cost", ["task", "bucket"]
+            "cost_unknown_total",
+            "Amounts that are not known: of students and of calls",
+            ["task", "bucket"],
         )
         self.avoided = counter(
             "cost_avoided_usd_total", "What teacher calls that were not made would cost", ["task"]
@@ -262,6 +293,19 @@ class _Families:
             "budget_remaining_usd",
             "What calls of the teacher may still cost within the window",
             ["task", "window"],
+        )
+        self.budget_limit = gauge(
+            "budget_limit_usd", "What they may cost in all within the window", ["task", "window"]
+        )
+        self.certificate = gauge(
+            "certificate_valid",
+            "1 while what the student serves is certified, 0 where it may serve nothing",
+            ["task"],
+        )
+        self.certificate_expiry = gauge(
+            "certificate_expiry_timestamp_seconds",
+            "When the policy's certificate ends, in seconds since the epoch",
+            ["task"],
         )
         self.batch_size = histogram("batch_size", "Texts in a batch", buckets=_ROWS)
         self.batch_seconds = histogram("batch_duration_seconds", "Work on a batch")
@@ -315,13 +359,16 @@ class _Series:
                 families.cost.labels(task, bucket),
                 families.cost_unknown.labels(task, bucket),
             )
-            for bucket in ("live", "audit")
+            for bucket in Bucket
         }
         self._avoided = families.avoided.labels(task)
+        for result in _SWAPS:
+            families.swaps.labels(task, result)
 
     def price(self, prices: Prices) -> None:
         rate = prices.student_usd(1.0)
         self._usd_per_busy_second = None if rate is None else float(rate)
+        self._usual = prices.teacher_call
 
     def answered(self, answer: Answer) -> None:
         stages, cost = answer.stages, answer.cost
@@ -337,14 +384,16 @@ class _Series:
                     self._confidence[head.head].observe(head.confidence)
         if answer.decision.escalate:
             self._escalated(answer)
-        self._spend("live", self._student_usd(stages.busy), _usd(cost.teacher))
+        self._spend(Bucket.LIVE, self._student_usd(stages.busy))
         if cost.avoided:
             self._avoided.inc(cost.avoided * _USD)
 
     def audited(self, audit: Audit) -> None:
-        self._spend("audit", _usd(audit.cost))
         if audit.answer.student is not None:
             self._compare(audit.answer.student, audit.teacher, "audit")
+
+    def spent(self, bucket: Bucket, micro_usd: int | None) -> None:
+        self._spend(bucket, _usd(self._usual if micro_usd is None else micro_usd))
 
     def _escalated(self, answer: Answer) -> None:
         if answer.decision.reason in self._escalations:
@@ -366,14 +415,13 @@ class _Series:
         """From busy time and not from the answer's cost, whose whole micro-USD are mostly 0."""
         return None if self._usd_per_busy_second is None else busy * self._usd_per_busy_second
 
-    def _spend(self, bucket: str, *amounts: float | None) -> None:
-        """Add the known amounts, in USD; an unknown one is counted as such, never as 0."""
+    def _spend(self, bucket: Bucket, amount: float | None) -> None:
+        """Add an amount in USD; an unknown one is counted as such, never as 0."""
         usd, unknown = self._cost[bucket]
-        known = [amount for amount in amounts if amount is not None]
-        if len(known) < len(amounts):
+        if amount is None:
             unknown.inc()
-        if spent := sum(known):
-            usd.inc(spent)
+        else:
+            usd.inc(amount)
 
 
 class _TeacherSeries:
@@ -444,40 +492,73 @@ class _Followed(Collector):
         yield family
 
 
-class _FollowedRates(Collector):
-    """The served error, measured in another room; read when it is asked for."""
+class _FollowedParts(Collector):
+    """The served error, measured in another room; read when it is asked for.
 
-    def __init__(self, rates: Callable[[], Mapping[str, Rate]]) -> None:
-        self._rates = rates
+    A part has those of the labels `task`, `head`, `field` and `value` that say what it is of.
+    """
+
+    def __init__(self, parts: Callable[[], Iterable[Part]]) -> None:
+        self._parts = parts
 
     def describe(self) -> Iterator[Metric]:
         """The families without their samples: what is measured is not asked at the start."""
-        yield from self._families()
+        for name, about, _ in _SERVED:
+            yield GaugeMetricFamily(name, about)
 
     def collect(self) -> Iterator[Metric]:
-        """What a scrape gets."""
-        estimates, uppers = self._families()
-        for task, rate in self._rates().items():
-            for family, value in ((estimates, rate.shown), (uppers, rate.upper)):
-                if value is not None:
-                    family.add_metric([task], value)
-        yield estimates
-        yield uppers
+        """What a scrape gets; a rate is absent until it is known."""
+        parts = [(_labels_of(part), part.rate) for part in self._parts()]
+        for name, about, read in _SERVED:
+            family = GaugeMetricFamily(name, about)
+            for labels, rate in parts:
+                if (value := read(rate)) is not None:
+                    family.add_sample(name, labels, value)
+            yield family
 
-    @staticmethod
-    def _families() -> tuple[GaugeMetricFamily, GaugeMetricFamily]:
-        return (
-            GaugeMetricFamily(
-                "understudy_served_error_rate",
-                "Estimated share of served answers that the teacher would not have given",
-                labels=["task"],
-            ),
-            GaugeMetricFamily(
-                "understudy_served_error_rate_upper",
-                "Upper bound of that share, at 95 % at all times together",
-                labels=["task"],
-            ),
-        )
+
+_SERVED: tuple[tuple[str, str, Callable[[Rate], float | None]], ...] = (
+    (
+        "understudy_served_error_rate",
+        "Estimated share of served answers that the teacher would not have given",
+        lambda rate: rate.shown,
+    ),
+    (
+        "understudy_served_error_rate_upper",
+        "Upper bound of that share, at 95 % at all times together",
+        lambda rate: rate.upper,
+    ),
+    (
+        "understudy_served_disagreement_rate",
+        "Estimated share of requests on which student and teacher differ, whoever answered",
+        lambda rate: rate.disagreement,
+    ),
+    (
+        "understudy_served_disagreement_rate_upper",
+        "Upper bound of that share, at 95 % at all times together",
+        lambda rate: rate.disagreement_upper,
+    ),
+    (
+        "understudy_served_rows",
+        "Served answers that the served error speaks of",
+        lambda rate: rate.rows,
+    ),
+    (
+        "understudy_served_audits",
+        "Audits that the served error rests on",
+        lambda rate: rate.audits,
+    ),
+    (
+        "understudy_served_void_rows",
+        "Served answers in no rate, for the audit that was to speak for them was skipped",
+        lambda rate: rate.void,
+    ),
+)
+
+
+def _labels_of(part: Part) -> dict[str, str]:
+    names = {"task": part.task, "head": part.head, "field": part.field, "value": part.value}
+    return {name: value for name, value in names.items() if value is not None}
 
 
 def _usd(micro: int | None) -> float | None:

@@ -70,7 +70,42 @@ def test_no_more_centres_are_kept_than_a_text_may_cost() -> None:
     vectors, _ = drawn(900, seed=0)
     found = fit(vectors, np.arange(900) // 3, drawn(200, seed=1)[0], seed=0)
     assert found is not None
-    assert found.domain.centres == 128
+    assert found.domain.centres == 256
+
+
+def test_known_texts_are_taken_from_the_classes_in_turns() -> None:
+    vectors, _ = drawn(3000, seed=0)
+    of = np.zeros(3000, np.int64)
+    of[:30], of[30:40] = 1, 2  # two rare classes, all of which are kept
+    found = fit(vectors, of, drawn(200, seed=1)[0], method="knn", seed=0)
+    read = opened(found)
+    assert found is not None
+    assert (found.domain.method, found.domain.neighbour) == ("knn", 3)
+    assert (found.domain.centres, found.domain.rows) == (2000, 3000)
+    np.testing.assert_allclose(np.linalg.norm(read.centres, axis=1), 1.0, rtol=1e-5)
+    kept = vectors[:40] @ read.projection
+    kept /= np.linalg.norm(kept, axis=1, keepdims=True)
+    assert (np.abs(kept @ read.centres.T).max(axis=1) > 1.0 - 1e-5).all()
+
+
+@pytest.mark.parametrize(("rows", "neighbour"), [(2, 1), (8, 2), (50, 3)])
+def test_the_neighbour_that_counts_is_still_of_the_same_class(rows: int, neighbour: int) -> None:
+    vectors, _ = drawn(1000, seed=0)
+    of = np.arange(1000) // rows
+    found = fit(vectors, of, drawn(200, seed=1)[0], method="knn", seed=0)
+    assert found is not None
+    assert found.domain.neighbour == neighbour  # at most a third of the class
+
+
+def test_by_neighbours_p_values_are_uniform_and_a_strange_direction_is_beyond_all() -> None:
+    found = fit(*drawn(3000, seed=0), drawn(1000, seed=1)[0], method="knn", seed=0)
+    read = opened(found)
+    p = read.p_values(read.distances(drawn(4000, seed=2)[0]))
+    assert [float((p < share).mean()) for share in (0.05, 0.5)] == pytest.approx(
+        [0.05, 0.5], abs=0.05
+    )
+    strange = -20.0 * np.ones((1, HIDDEN), np.float32)  # away from every class
+    assert read.p_values(read.distances(strange))[0] == pytest.approx(1 / 1001)
 
 
 def test_no_more_dimensions_are_kept_than_a_text_may_cost() -> None:

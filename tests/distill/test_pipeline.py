@@ -238,11 +238,13 @@ def test_the_score_and_the_domain_go_from_their_fit_into_what_is_served(
     monkeypatch.setattr(correctness, "fit", lambda *_, **__: given)
     folder = shop.copy(tmp_path)
     path = folder / recipe.FILE_NAME
-    shops.edit(path, {"certificate": {"alpha": 0.5, "delta": 0.05}})
+    score, promise = {"out_of_domain": "knn"}, {"alpha": 0.5, "delta": 0.05}
+    shops.edit(path, {"certificate": promise, "score": score})
     sealed = pipeline.distill(recipe.load(path), Workspace(folder), QUIET)
     manifest = sealed.bundle.manifest
     assert manifest.correctness == given
     assert manifest.domain is not None
+    assert manifest.domain.method == "knn"
     assert manifest.domain.calibration == len(material.splits.calibration)
     assert manifest.domain.rows == len(material.splits.train)
     assert all(vector.distance is not None for vector in manifest.golden.vectors)

@@ -124,6 +124,27 @@ def test_another_content_has_another_hash(other: str) -> None:
     assert parsed(other).hash != parsed(SMALLEST).hash
 
 
+@pytest.mark.parametrize(
+    ("said", "method"),
+    [("true", "mahalanobis"), ("false", "none"), ("knn", "knn"), ("none", "none")],
+)
+def test_how_strange_texts_are_told_is_chosen_or_said_as_before(said: str, method: str) -> None:
+    assert parsed(SMALLEST + f"score: {{out_of_domain: {said}}}\n").score.out_of_domain == method
+
+
+def test_a_recipe_from_before_there_was_a_choice_keeps_its_hash() -> None:
+    content = parsed(SMALLEST).model_dump(mode="json")
+    assert content["score"] == {"correctness": True, "out_of_domain": True}
+    switched, named = (f"score: {{out_of_domain: {each}}}\n" for each in ("true", "mahalanobis"))
+    assert parsed(SMALLEST + switched).hash == parsed(SMALLEST + named).hash
+    other = parsed(SMALLEST + "score: {out_of_domain: knn}\n").hash
+    assert other != parsed(SMALLEST).hash
+
+
+def test_a_method_that_there_is_not_is_told() -> None:
+    assert "score.out_of_domain" in mistake(SMALLEST + "score: {out_of_domain: gmm}\n")
+
+
 def test_the_order_of_heads_is_content() -> None:
     one, two = "    a: {kind: choice, column: a}\n", "    b: {kind: flags, column: b}\n"
     start = SMALLEST[: SMALLEST.index("    category")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,41 @@ def test_a_call_that_failed_is_paid_for_as_it_may_be_billed(serve: Opener) -> No
     budget = budget_of(client)
     assert budget is not None
     assert budget["windows"]["day"]["spent"] == 2000
+
+
+def test_after_a_storm_of_failures_the_metrics_say_what_the_ledger_says(serve: Opener) -> None:
+    client = serve(
+        teacher={"scripted": {"fail_every": 2}, "retries": 1},
+        policy=RULES | {"on_unavailable": "error", "on_unavailable_high_risk": "error"},
+        tickets={
+            "prices": PRICES,
+            "budget": {"usd_per_day": 1, "usd_per_call": 0.003},
+            "audit": {"share": 1.0},
+        },
+    )
+    assert client.portal is not None
+    statuses = set()
+    for number in range(12):  # a request of which one part fails, fails as a whole
+        texts = [f"{UNSURE} {number}", f"{RISKY} {number}", f"{CONFIDENT} {number}"]
+        statuses.add(client.post("/v1/predict", json={"inputs": texts}).status_code)
+    for number in range(12):
+        asked(client, f"{CONFIDENT} {number} times")
+    client.portal.call(client.gateway.successions[TASK.name].auditor.close)
+    assert 503 in statuses
+
+    budget = budget_of(client)
+    assert budget is not None
+    day = budget["windows"]["day"]
+    paid = dict(
+        re.findall(
+            r'cost_usd_total{bucket="(\w+)",task="tickets"} (\S+)', client.get("/metrics").text
+        )
+    )
+    assert day["reserved"] == 0
+    assert round(sum(map(float, paid.values())) * 1e6) == day["spent"]
+    assert min(float(paid[bucket]) for bucket in ("live", "retry", "audit")) > 0.0
+    cost = client.get("/v1/stats").json()["tasks"]["tickets"]["cost"]
+    assert cost["teacher"]["known"] + cost["audits"]["known"] == day["spent"]
 
 
 def test_audits_are_refused_first(serve: Opener) -> None:

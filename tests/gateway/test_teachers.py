@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +19,8 @@ from gateway.contract.bundle import Bundle, open_bundle
 from gateway.errors import BundleMissing, SettingsError
 from gateway.rungs import open_teacher
 from gateway.settings import EnsembleSettings
-from gateway.types import Answer, Instance, Reason, Route
-from tests.factories import TASK, UNSURE, settings_file, tiny_bundle
+from gateway.types import Answer, Instance, Reason, Route, Terms, Wish
+from tests.factories import CONFIDENT, TASK, UNSURE, settings_file, tiny_bundle
 from tests.gateway.teachers.raw import Raw, reply, says, serving
 
 OIP = {"url": "https://host.example/v2-proxy", "model": "tickets"}
@@ -113,12 +115,10 @@ def said(answer: Answer) -> str:
                     "members": {"a": REFUND},
                     "mode": "first",
                     "default": "a",
-                    "skills": [
-                        {"member": "a", "when": {"name": "r", "head": "intent", "labels": ["x"]}}
-                    ],
+                    "skills": [{"member": "a", "when": {"name": "r", "head": "intent"}}],
                 }
             },
-            "teacher.ensemble.skills.0: a teacher is chosen by text or field",
+            "teacher.ensemble.skills.0.when: a rule on a head names its labels",
         ),
     ],
 )
@@ -229,6 +229,57 @@ def test_a_member_is_chosen_by_text_or_field(tmp_path: Path) -> None:
         )
     )
     assert [said(answer) for answer in answers] == ["refund", "fraud"]
+
+
+def skilled(head: str, label: str) -> dict[str, Any]:
+    """An ensemble in which fraud is what `b` knows best."""
+    return {
+        "mode": "first",
+        "members": {"a": REFUND, "b": FRAUD},
+        "skills": [{"member": "b", "when": {"name": "b", "head": head, "labels": [label]}}],
+        "default": "a",
+    }
+
+
+def test_a_member_is_chosen_by_what_the_student_says_live_and_in_an_audit(tmp_path: Path) -> None:
+    """The one for refunds says "fraud", the other one "refund": so they are told apart."""
+    chosen = settings.load(
+        settings_file(
+            tmp_path,
+            teacher={"ensemble": skilled("intent", "refund")},
+            tickets={"audit": {"share": 1.0}},
+        )
+    )
+
+    async def scene() -> list[Answer]:
+        async with open_gateway(chosen) as gateway:
+            cascade = gateway.cascade(None)
+            texts = [Instance(CONFIDENT), Instance("this is fraud")]
+            live = await cascade.answer(texts, Terms(wish=Wish.TEACHER))
+            return [*live, *await cascade.answer(texts)]  # closing waits for the audits
+
+    *live, refund, fraud = asyncio.run(scene())
+    assert [said(answer) for answer in live] == ["fraud", "refund"]
+    assert (refund.route, fraud.route) == (Route.STUDENT, Route.STUDENT)
+    with contextlib.closing(sqlite3.connect(tmp_path / "records.db")) as database:
+        audits = dict(database.execute("select record, teacher_labels from audits"))
+    assert orjson.loads(audits[refund.id])["intent"] == ["fraud"]
+    assert orjson.loads(audits[fraud.id])["intent"] == ["refund"]
+
+
+@pytest.mark.parametrize(
+    ("head", "label", "message"),
+    [
+        ("mood", "angry", r"skills\.0\.when \(b\): the task has no head 'mood'"),
+        ("intent", "angry", r"skills\.0\.when \(b\): the head 'intent' has no label 'angry'"),
+    ],
+)
+def test_a_skill_that_no_answer_of_the_student_asks_for_is_refused(
+    tmp_path: Path, head: str, label: str, message: str
+) -> None:
+    chosen = loaded(tmp_path, {"ensemble": skilled(head, label)})
+    with pytest.raises(SettingsError, match=message):
+        asyncio.run(asked(chosen, Instance(UNSURE)))
 
 
 @pytest.mark.parametrize(

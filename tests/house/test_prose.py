@@ -13,7 +13,17 @@ import gateway
 from tests.house.pages import ROOT, Page, page, pages
 
 _KINDS = {".md", ".py", ".toml", ".yaml", ".yml", ".txt", ".jinja", ".json"}
-_PLACES = ("gateway", "exporters", "distill", "tests", "loadtests", "docs", ".ci")
+_PLACES = (
+    "gateway",
+    "exporters",
+    "distill",
+    "tests",
+    "benchmarks",
+    "loadtests",
+    "docs",
+    "deploy",
+    ".ci",
+)
 _MACHINE = re.compile(r"(?<![\w.<>/:])/(?:work|root|home|Users)/")
 _REGISTRY = re.compile(
     r"pypi\.org|pythonhosted\.org|download\.pytorch\.org|npmjs\.(?:org|com)|anaconda\.org"
@@ -26,7 +36,9 @@ def _files() -> Iterator[Path]:
     yield from (ROOT / name for name in ("Makefile", "LICENSE", ".gitignore"))
     for place in _PLACES:
         for path in (ROOT / place).rglob("*"):
-            if path.is_file() and (path.suffix in _KINDS or place == ".ci"):
+            if path.suffix == ".pyc" or not path.is_file():
+                continue
+            if path.suffix in _KINDS or place in {"deploy", ".ci"}:
                 yield path
 
 

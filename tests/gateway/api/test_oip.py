@@ -236,6 +236,9 @@ def test_a_json_body_may_be_called_octets(client: Client) -> None:
         (question("a", parameters={"route": "x"}), 400, "parameters.route: not one"),
         (question("a", parameters={"deadline_ms": 0}), 400, "deadline_ms: not a time"),
         (question("a", parameters={"timeout": "1"}), 400, "timeout: not a time"),
+        (question("a", parameters={"timeout": 3_600_000_001}), 400, "parameters.timeout: not a"),
+        (question("a", parameters={"triton_x": 1}), 400, "parameters.triton_x: a reserved name"),
+        (question("a", parameters={"mine": [1]}), 400, "parameters.mine: a list or an object"),
         (question("a", parameters={"sequence_id": 7}), 400, "students keep no state"),
         (question("a", parameters={"binary_data_output": 1}), 400, "binary_data_output: not true"),
         (question("a", outputs={}), 400, "outputs: not a list"),
@@ -268,6 +271,12 @@ def test_the_caller_may_name_a_route_and_a_deadline(client: Client) -> None:
         assert "deadline" in error(late, 504)
     patient = {"timeout": 0, "priority": 1}
     assert values(client.post(INFER, json=question("a", parameters=patient)))["route"]
+
+
+def test_a_client_may_send_plain_parameters_of_its_own(client: Client) -> None:
+    own = {"mine": "x", "n": 1, "f": 0.5, "b": True, "triton_enable_empty_final_response": False}
+    asked = question(CONFIDENT, parameters=own | {"route": "teacher"})
+    assert values(client.post(INFER, json=asked))["reason"] == ["requested"]
 
 
 def test_what_nobody_answered_is_said_by_its_route(serve: Opener) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 
@@ -16,6 +18,13 @@ PLANE = Familiarity(
     known=np.array([1, 2, 2, 4], np.float32),
 )
 DOMAIN = Domain(dimensions=2, centres=2, rows=9, calibration=4)
+# Four known texts of length 1, by their directions; the second nearest counts.
+COMPASS = Familiarity(
+    projection=np.array([[1, 0], [0, 1], [0, 0]], np.float32),
+    centres=np.array([[1, 0], [0.6, 0.8], [0, 1], [-1, 0]], np.float32),
+    known=np.array([0.1, 0.2, 0.3], np.float32),
+    neighbour=2,
+)
 
 
 def test_a_distance_is_that_to_the_nearest_centre_in_the_white_space() -> None:
@@ -31,12 +40,57 @@ def test_a_p_value_is_the_share_of_distances_at_least_as_large_counting_itself()
     np.testing.assert_array_equal(PLANE.p_values(asked), wanted)
 
 
-def test_a_distance_never_depends_on_the_other_rows() -> None:
+def test_by_neighbours_a_distance_is_one_less_the_cosine_with_the_kth_nearest_text() -> None:
+    pooled = np.array([[5, 0, 99], [0, 0.5, 0], [-2, 0, 1], [0, 0, 3]], np.float32)
+    # East: 1, 0.6 of (0.6, 0.8), 0, -1. North: 1, 0.8, 0, 0. West: 1 and 0 of north. No direction.
+    np.testing.assert_allclose(COMPASS.distances(pooled), [0.4, 0.2, 1.0, 1.0], rtol=1e-6)
+
+
+def test_a_text_that_is_known_k_times_is_at_no_distance_below_zero() -> None:
+    twin = np.array([[0.6, 0.8], [0.6, 0.8], [0.6, 0.8]], np.float32)
+    known = Familiarity(np.eye(2, dtype=np.float32), twin, np.ones(1, np.float32), neighbour=3)
+    (distance,) = known.distances(np.array([[3, 4]], np.float32))
+    assert 0.0 <= distance < 1e-6
+
+
+def test_how_a_distance_is_measured_is_read_with_its_numbers() -> None:
+    domain = Domain(method="knn", dimensions=2, centres=4, neighbour=2, rows=9, calibration=3)
+    again = Familiarity.read(COMPASS.content(), domain, hidden=3)
+    pooled = np.array([[5, 0, 99]], np.float32)
+    np.testing.assert_array_equal(again.distances(pooled), COMPASS.distances(pooled))
+
+
+@pytest.mark.parametrize(
+    ("method", "centres", "neighbour", "said"),
+    [
+        ("knn", 300, None, "names a neighbour where its method is knn"),
+        ("mahalanobis", 3, 1, "names a neighbour where its method is knn"),
+        ("mahalanobis", 257, None, "at most 256 centres"),
+        ("knn", 3, 4, "no neighbour 4 among 3 texts"),
+    ],
+)
+def test_a_domain_that_cannot_be_measured_is_none(
+    method: Literal["mahalanobis", "knn"], centres: int, neighbour: int | None, said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        Domain(
+            method=method,
+            dimensions=2,
+            centres=centres,
+            neighbour=neighbour,
+            rows=9,
+            calibration=4,
+        )
+
+
+@pytest.mark.parametrize("neighbour", [None, 5])
+def test_a_distance_never_depends_on_the_other_rows(neighbour: int | None) -> None:
     random = np.random.default_rng(0)
     wide = Familiarity(
         random.normal(size=(384, 128)).astype(np.float32),
         random.normal(size=(77, 128)).astype(np.float32),
         np.ones(1, np.float32),
+        neighbour,
     )
     pooled = random.normal(size=(33, 384)).astype(np.float32)
     alone = np.concatenate([wide.distances(row[np.newaxis]) for row in pooled])

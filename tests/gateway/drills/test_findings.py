@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gateway import settings
-from gateway.drills.findings import Figures, Findings, Kind, closing_time_s, good, promises
+from gateway.drills.findings import Figures, Findings, Kind, closing_time_s, promises
 from gateway.settings import TaskSettings
 from tests.factories import settings_file
 
@@ -117,4 +117,3 @@ def test_a_breaker_that_waits_longer_has_longer_to_close(tmp_path: Path) -> None
 def test_figures_of_a_phase_without_escalations_have_no_ratio() -> None:
     assert CALM.calls_per_escalation == 1.0
     assert replace(CALM, outcomes=Counter()).calls_per_escalation is None
-    assert good(Counter({"ok": 2, "slow": 3, "trickle": 4, "hang": 5, "wrong-label": 6})) == 9

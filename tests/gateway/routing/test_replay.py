@@ -88,6 +88,22 @@ def test_an_outcome_counts_what_the_policy_did() -> None:
     assert (loosest.escalation, loosest.undetected) == (0.5, 0.2)
 
 
+def test_other_limits_of_familiarity_are_tried_beside_all_other_gates() -> None:
+    """The fourth row, strange or not, goes for its loss; the second is wrong and half strange."""
+    known = [0.5, 0.01, 0.5, 0.001, None, 0.5]
+    seen = [replace(each, familiarity=p) for each, p in zip(SAID, known, strict=True)]
+    tried = replace(POLICY, min_familiarity=0.1)
+    found = replay.outcome(tried, ROWS, seen, delta=0.05, now=0.0)
+    bars = {bar.least: bar for bar in found.bars}
+    # Not known is strange at any limit; 0.01 is not below 0.01.
+    assert [bars[p].strange * 6 for p in (0.001, 0.01, 0.02)] == pytest.approx([1, 2, 3])
+    # Three are escalated by others, and the one whose familiarity is not known.
+    assert [bars[p].escalation * 6 for p in (0.001, 0.01, 0.02)] == pytest.approx([4, 4, 5])
+    assert [bars[p].undetected for p in (0.01, 0.02)] == [0.2, 0.0]
+    assert found.escalated == bars[0.1].escalation * 6
+    assert replay.outcome(POLICY, ROWS, SAID, delta=0.05, now=0.0).bars == ()
+
+
 def test_rows_that_were_labelled_by_their_escalation_give_no_share_of_errors() -> None:
     chosen = [replace(ROWS[0], chosen=True), *ROWS[1:]]
     found = replay.outcome(POLICY, chosen, SAID, delta=0.05, now=0.0)

@@ -17,7 +17,7 @@ from gateway.teachers.breaker import Breaker, Limits
 from gateway.teachers.guard import Guard
 from gateway.teachers.scripted import ScriptedTeacher
 from gateway.telemetry.pricing import Prices
-from gateway.types import Answer, Audit, Coin, Instance
+from gateway.types import Answer, Audit, Bucket, Coin, Instance
 from tests.gateway.telemetry.answers import TICKETS, confident, identity
 from tests.gateway.telemetry.clock import Clock
 
@@ -41,9 +41,9 @@ class Told:
 class Poor:
     """A purse in which nothing is left."""
 
-    async def reserve(self, _micro_usd: int | None, *, audit: bool = False) -> Reservation:
+    async def reserve(self, _micro_usd: int | None, *, bucket: Bucket = Bucket.LIVE) -> Reservation:
         """Refuse."""
-        raise BudgetExhausted(f"nothing is left, {audit=}")
+        raise BudgetExhausted(f"nothing is left, {bucket=}")
 
 
 class Patient(ScriptedTeacher):

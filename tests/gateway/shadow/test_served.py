@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.shadow.served import OTHER, Audited, Rate, ServedQuality
+from gateway.shadow.account import OTHER, Audited, Part
+from gateway.shadow.rate import Rate
+from gateway.shadow.served import ServedQuality
 from gateway.types import Answer, Coin, Instance, Reason, Route
 from tests.gateway.telemetry.answers import TICKETS, audit, confident, escalated, prediction
 
-ON = Audited(uniform=True, any=True, fields=("tier",))
+ON = Audited(any=True, fields={"tier": ()})
 RIGHT = prediction()
 WRONG = prediction("login")  # the students of these tests say "refund"
 
@@ -41,7 +43,7 @@ def test_before_the_first_audit_nothing_is_known() -> None:
     made.answered(row())
     made.answered(taught())
     assert whole(made) == Rate(rows=2, audits=0, estimate=None, lower=None, upper=None)
-    assert made.rates() == {}
+    assert made.parts()[0] == Part("tickets", whole(made))
 
 
 def test_the_estimate_is_the_guess_corrected_where_the_teacher_looked() -> None:
@@ -59,7 +61,7 @@ def test_the_estimate_is_the_guess_corrected_where_the_teacher_looked() -> None:
     assert found.lower is not None
     assert found.upper is not None
     assert 0.0 <= found.lower <= 0.8 <= found.upper <= 1.0
-    assert made.rates() == {"tickets": found}
+    assert made.parts()[0] == Part("tickets", found)
 
 
 def test_rows_after_the_last_drawn_one_count_at_once_and_those_before_it_when_it_is_judged() -> (
@@ -167,7 +169,7 @@ def test_fields_slice_what_is_measured_and_their_values_are_bounded() -> None:
 def test_a_reload_changes_the_slices_and_keeps_those_that_stay() -> None:
     made = quality()
     made.answered(replace(row(), instance=Instance("a", {"tier": "gold", "lang": "en"})))
-    made.follow("tickets", Audited(uniform=True, any=True, fields=("lang", "tier")))
+    made.follow("tickets", Audited(any=True, fields={"lang": (), "tier": ()}))
     made.answered(replace(row(), instance=Instance("a", {"tier": "gold", "lang": "en"})))
     found = made.served("tickets")
     assert found is not None
@@ -187,7 +189,7 @@ def test_bounds_come_from_the_uniform_coin_alone() -> None:
     assert (found.lower, found.upper) == (None, None)
 
 
-def test_a_lower_share_begins_the_bounds_again_and_a_higher_one_is_weighted() -> None:
+def test_a_share_that_changes_leaves_estimate_and_bound_of_the_same_rows() -> None:
     made = quality()
 
     def look(share: float, rows: int) -> Rate:
@@ -200,12 +202,86 @@ def test_a_lower_share_begins_the_bounds_again_and_a_higher_one_is_weighted() ->
     before = look(1.0, 200).upper
     assert before is not None
     assert before < 0.05
-    lower = look(0.5, 1).upper
-    assert lower == 1.0
-    after = look(1.0, 400).upper
-    assert after is not None
-    # As if half of the audits had been made: a zero at share 1 says no more than one at a half.
-    assert before < after < 0.06
+    lowered = look(0.5, 1)
+    assert lowered.rows == 201
+    assert lowered.upper is not None
+    # The bets above a half are given up, and the 201 rows still speak through the others.
+    assert before < lowered.upper < 0.09
+    raised = look(1.0, 400).upper
+    assert raised is not None
+    assert raised < 0.05
+
+
+def test_rows_that_only_the_targeted_coin_could_have_drawn_are_wrong_at_worst() -> None:
+    made = quality()
+    for number in range(100):
+        made.answered(replace(row(number, share=0.5), audit_uniform=0.0))
+    for number in range(300):
+        drawn = row(number, coin=Coin.UNIFORM, share=1.0)
+        made.answered(drawn)
+        made.audited(audit(drawn, RIGHT))
+    found = whole(made)
+    assert (found.rows, found.lower) == (400, 0.0)
+    assert found.upper is not None
+    assert 0.25 < found.upper < 0.28  # a quarter of them is not known at all
+
+
+def test_disagreement_counts_what_the_student_would_have_said() -> None:
+    made, drawn = quality(), row(5, coin=Coin.UNIFORM, share=1.0)
+    made.answered(taught())  # the student said login, the teacher refund
+    made.answered(escalated(student=RIGHT, teacher=RIGHT))
+    made.answered(escalated(student=None, teacher=RIGHT))  # it said nothing
+    made.answered(drawn)
+    made.audited(audit(drawn, WRONG))
+    found = made.served("tickets")
+    assert found is not None
+    assert found.whole.rows == 4
+    assert found.whole.estimate == pytest.approx(1 / 4)
+    assert found.whole.disagreement == pytest.approx(2 / 3)
+    assert found.heads["risk"].disagreement == pytest.approx(0.0)
+    assert found.whole.disagreement_upper == 1.0  # four rows bound nothing
+
+
+def test_a_field_whose_values_are_named_tells_those_apart_and_no_other() -> None:
+    made = quality(Audited(any=True, fields={"tier": ("gold", "free"), "lang": ()}))
+    for tier in ("gold", "gold", "platinum"):
+        made.answered(replace(row(), instance=Instance("a", {"tier": tier, "lang": "en"})))
+    found = made.served("tickets")
+    assert found is not None
+    rows = {name: rate.rows for name, rate in found.fields["tier"].items()}
+    assert rows == {"gold": 2, "free": 0, OTHER: 1}
+    # What has a name from the settings or the bundle may be a label of a metric; "en" has none.
+    assert {(part.head, part.field, part.value) for part in made.parts()} == {
+        (None, None, None),
+        ("intent", None, None),
+        ("risk", None, None),
+        (None, "tier", "gold"),
+        (None, "tier", "free"),
+        (None, "tier", OTHER),
+    }
+
+
+def test_what_was_served_before_counts_as_if_there_had_been_no_break() -> None:
+    """The break falls between rows that wait for a draw, which then stands for all of them."""
+    first, second = (row(number, coin=Coin.UNIFORM, share=0.5) for number in (2, 6))
+    rows = [row(1), first, taught(), row(3, share=0.5), row(4), row(5), second, row(7)]
+    one = quality()
+    for answer in rows:
+        one.answered(answer)
+    one.audited(audit(first, WRONG))
+    one.audited(audit(second, RIGHT))
+
+    two = quality()
+    past = two.past("tickets")
+    past.answered(row(1), None, fields=True)
+    past.forget()  # such as rows of a version that kept less
+    for answer in rows[:5]:
+        past.answered(answer, WRONG if answer is first else None, fields=True)
+    for answer in rows[5:]:
+        two.answered(answer)
+    two.absorb(past)
+    two.audited(audit(second, RIGHT))
+    assert two.served("tickets") == one.served("tickets")
 
 
 def test_a_task_that_is_not_ours_is_nothing_to_it() -> None:

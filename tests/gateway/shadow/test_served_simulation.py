@@ -21,8 +21,10 @@ import pytest
 from scipy import stats
 
 from gateway.contract.manifest import Head, HeadKind, Task
+from gateway.shadow.account import Audited
 from gateway.shadow.coins import Coins
-from gateway.shadow.served import Audited, Rate, ServedQuality
+from gateway.shadow.rate import Rate
+from gateway.shadow.served import ServedQuality
 from gateway.types import Answer, Audit, Coin, Prediction
 from tests.gateway.telemetry.answers import audit, confident, escalated, prediction
 
@@ -78,7 +80,7 @@ def judged(drawn: Answer, *, wrong: bool) -> Audit:
 def live(world: World, seed: int, *, looking: bool = True) -> Iterator[Moment]:
     """One life of a gateway: a moment after each audit, for who is `looking`; one at the end."""
     quality = ServedQuality([TASK])
-    quality.follow("tickets", Audited(uniform=True, any=True))
+    quality.follow("tickets", Audited(any=True))
     free_at = 0  # the row from which on the teacher's only place is free
     coins = Coins(SHARE, world.targeted, random.Random(seed), lambda: row >= free_at)
     draw = np.random.default_rng(seed)
@@ -101,7 +103,7 @@ def live(world: World, seed: int, *, looking: bool = True) -> Iterator[Moment]:
             continue
         quality.audited(judged(given, wrong=wrong))
         if looking and toss.coin is Coin.UNIFORM:
-            yield Moment(quality.rates()["tickets"], errors, row + 1)
+            yield Moment(quality.parts()[0].rate, errors, row + 1)
     found = quality.served("tickets")
     assert found is not None
     yield Moment(found.whole, errors, world.rows)

@@ -47,4 +47,14 @@ def test_both_coins_and_the_slices_follow_the_settings(tmp_path: Path) -> None:
             assert served is not None
             assert served.fields == {}
 
+            write(share=0.2, slices={"tier": ["gold", "free"]})  # values that are named
+            await reload(gateway, by="a test")
+            await ask()
+            shown = gateway.metrics.render().decode()
+            name = "understudy_served_rows"
+            for value in ("gold", "free", "other"):
+                known = f'{name}{{field="tier",task="tickets",value="{value}"}}' in shown
+                assert known is (value != "other")  # none has come
+            assert f'{name}{{head="intent",task="tickets"}}' in shown
+
     asyncio.run(work())

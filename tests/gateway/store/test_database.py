@@ -19,7 +19,10 @@ from gateway.store.database import migrate, open_database
 from gateway.store.records import Selection, latest
 from tests.postgres import Cluster
 
-TABLES = ["alembic_version", "audits", "budgets", "records", "reservations", "spending"]
+TABLES = [
+    "alembic_version", "audits", "budgets", "changes", "changes_end", "records", "reservations",
+    "spending",
+]  # fmt: skip
 
 
 def opened(where: str | Path) -> None:

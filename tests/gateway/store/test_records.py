@@ -19,6 +19,9 @@ from gateway.types import Answer, Audit, Coin, Cost, FieldValue, Instance, Reaso
 from tests.gateway.store.times import DAY, NOON, at
 from tests.gateway.telemetry.answers import audit, confident, escalated, identity, prediction
 
+# What `prediction` is sure of, for every label that has a probability.
+SCORES = {"intent": {"refund": 0.9, "login": 0.1}, "risk": {"legal": 0.2}}
+
 
 def store(
     engine: Engine, *answers: Answer, audits: tuple[Audit, ...] = (), text: StoreText = "hash"
@@ -48,6 +51,7 @@ def test_a_confident_answer_comes_back_as_it_was(engine: Engine) -> None:
         reasons=(Reason.CONFIDENT,),
         detail="",
         score=0.72,
+        familiarity=None,
         threshold=0.7,
         labels={"intent": ("refund",), "risk": ()},
         confidences={"intent": 0.9, "risk": 0.8},
@@ -65,6 +69,7 @@ def test_a_confident_answer_comes_back_as_it_was(engine: Engine) -> None:
         audit_uniform=0.02,
         coin=Coin.UNIFORM,
         failure="",
+        teacher_scores=None,
     )
 
 
@@ -137,6 +142,7 @@ def test_an_audit_is_kept_beside_its_record(engine: Engine) -> None:
             "agrees": True,
             "cost": 2500,
             "seconds": 0.05,
+            "teacher_scores": SCORES,
         },
         {
             "record": identity(2),
@@ -145,6 +151,7 @@ def test_an_audit_is_kept_beside_its_record(engine: Engine) -> None:
             "agrees": False,
             "cost": None,
             "seconds": 0.05,
+            "teacher_scores": SCORES,
         },
     ]
 

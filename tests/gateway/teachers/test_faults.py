@@ -266,8 +266,9 @@ def test_a_phase_without_an_end_is_the_last() -> None:
 def test_turns_come_one_after_the_other_and_are_counted_by_name() -> None:
     async def act() -> tuple[list[int], dict[str, int]]:
         async with FaultServer(turns(OK, http(500), limited(1))) as server:
-            statuses = [(await post(server)).status_code for _ in range(5)]
-            return statuses, dict(server.calls)
+            asked = [await post(server, f"question {number}") for number in range(5)]
+            assert server.answered == {"question 0", "question 3"}
+            return [reply.status_code for reply in asked], dict(server.calls)
 
     statuses, calls = asyncio.run(act())
     assert statuses == [200, 500, 429, 200, 500]

@@ -30,7 +30,7 @@ from gateway.teachers.guard import Event, Guard, Outcome
 from gateway.teachers.hedges import HedgeBudget
 from gateway.teachers.retries import RetryBudget
 from gateway.teachers.scripted import ScriptedTeacher
-from gateway.types import Instance, Priority
+from gateway.types import Bucket, Instance, Priority
 from tests.factories import TASK
 from tests.gateway.telemetry.clock import Clock
 
@@ -98,20 +98,28 @@ class Counted:
 
 @dataclass
 class Wallet:
-    """A purse with money for so many calls. `settled`: the costs; "free": not begun."""
+    """A purse with money for so many calls. `settled`: the costs; "free": not begun.
+
+    `live_alone`: what is left is kept for escalations.
+    """
 
     calls: int = 100
+    live_alone: bool = False
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    buckets: list[Bucket] = field(default_factory=list)
     settled: list[int | str | None] = field(default_factory=list)
     audits: int = 0
 
-    async def reserve(self, micro_usd: int | None, *, audit: bool = False) -> Reservation:
+    async def reserve(self, micro_usd: int | None, *, bucket: Bucket = Bucket.LIVE) -> Reservation:
         """Grant, or raise."""
         assert micro_usd is None
+        self.asked.set()
         await asyncio.sleep(0)
-        if not self.calls:
+        if not self.calls or (self.live_alone and bucket is Bucket.AUDIT):
             raise BudgetExhausted("all is spent")
         self.calls -= 1
-        self.audits += audit
+        self.audits += bucket is Bucket.AUDIT
+        self.buckets.append(bucket)
         return _Held(self)
 
 
@@ -710,6 +718,47 @@ def test_a_live_request_that_joins_an_audit_has_its_retry() -> None:
         await guard.answer(ASKED)
         await audit
         assert len(teacher.begun) == 2
+
+    asyncio.run(work())
+
+
+def test_a_live_request_that_joins_an_audit_is_not_refused_for_its_reserve() -> None:
+    async def work() -> None:
+        teacher, wallet = Planned(900), Wallet(live_alone=True)
+        guard = guarded(teacher, coalesce=True, purse=wallet)
+        audit = asyncio.create_task(guard.answer(ASKED, priority=Priority.AUDIT))
+        await wallet.asked.wait()
+        said = await guard.answer(ASKED)
+        assert said.prediction == (await audit).prediction
+        assert wallet.buckets == [Bucket.LIVE]
+        with pytest.raises(BudgetExhausted):
+            await guard.answer(ASKED, priority=Priority.AUDIT)
+
+    asyncio.run(work())
+
+
+def test_a_live_request_that_joins_an_audit_which_fails_has_a_call_of_its_own() -> None:
+    async def work() -> None:
+        teacher, watch, wallet = Planned(HANG, 900), Counted(), Wallet()
+        guard = guarded(
+            teacher, coalesce=True, purse=wallet, watch=watch, retries=0, timeout_s=0.02
+        )
+        audit = asyncio.create_task(guard.answer(ASKED, priority=Priority.AUDIT))
+        await settled()
+        assert (await guard.answer(ASKED)).prediction == (await audit).prediction
+        assert wallet.buckets == [Bucket.AUDIT, Bucket.LIVE]
+        assert watch.events == {"coalesced": 1}  # it is no retry
+
+    asyncio.run(work())
+
+
+def test_money_is_asked_for_by_what_a_call_is_made_for() -> None:
+    async def work() -> None:
+        wallet = Wallet()
+        await guarded(Planned(TeacherGarbled("nonsense")), purse=wallet).answer(ASKED)
+        await hedged(Planned(HANG, 500), purse=wallet).answer(ASKED)
+        await guarded(Planned(), purse=wallet).answer(ASKED, priority=Priority.AUDIT)
+        assert wallet.buckets == ["live", "retry", "live", "hedge", "audit"]
 
     asyncio.run(work())
 

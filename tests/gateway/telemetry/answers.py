@@ -41,6 +41,7 @@ def prediction(
         score=0.72,
         truncated=truncated,
         bundle="b" * 64,
+        asked=TICKETS.heads,
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.telemetry.figures import Figures
 from gateway.telemetry.pricing import Prices
-from gateway.types import Cost, Reason, Route, Stages
+from gateway.types import Bucket, Cost, Reason, Route, Stages
 from tests.gateway.telemetry.answers import TICKETS, audit, confident, escalated, prediction
 from tests.gateway.telemetry.clock import Clock
 
@@ -109,20 +109,22 @@ def test_cost_is_summed_and_the_student_is_priced_once() -> None:
     # 3.60 USD an hour are 1000 micro-USD a second: 0.6 micro-USD each would round to 1 each.
     for _ in range(5):
         figures.answered(confident(stages=Stages(busy=0.0006, total=0.001), cost=Cost(1, 0, 2500)))
-    figures.audited(audit(confident(), prediction()))
+    for bucket, cost in ((Bucket.LIVE, 900), (Bucket.RETRY, 20), (Bucket.HEDGE, None)):
+        figures.spent("tickets", bucket, cost)
+    figures.spent("tickets", Bucket.AUDIT, None)  # the task's price is 2,500
     assert shown(figures)["cost"] == {
         "student": 3,
-        "teacher": {"known": 0, "unknown": 0},
+        "teacher": {"known": 3420, "unknown": 0},
         "audits": {"known": 2500, "unknown": 0},
         "avoided": {"known": 12_500, "unknown": 0},
-        "total": 2503,
+        "total": 5923,
     }
 
 
 def test_an_unknown_cost_is_counted_and_makes_the_total_unknown() -> None:
     figures = figures_at(Clock(), Prices())
     figures.answered(confident(cost=Cost(None, 0, None)))
-    figures.audited(audit(confident(), prediction(), cost=None))
+    figures.spent("tickets", Bucket.AUDIT, None)
     assert shown(figures)["cost"] == {
         "student": None,
         "teacher": {"known": 0, "unknown": 0},

@@ -8,11 +8,13 @@ from decimal import Decimal
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.shadow.account import Part
+from gateway.shadow.rate import Rate
 from gateway.teachers.breaker import State
 from gateway.teachers.guard import Event, Outcome
 from gateway.telemetry.metrics import CONTENT_TYPE, Metrics
 from gateway.telemetry.pricing import Prices
-from gateway.types import Cost, Reason, Route
+from gateway.types import Bucket, Cost, Reason, Route
 from tests.gateway.telemetry.answers import STAGES, TICKETS, audit, confident, escalated, prediction
 
 # 3.60 USD an hour is 0.001 USD for a busy second.
@@ -82,17 +84,27 @@ def test_an_escalation_counts_its_reason_the_teacher_and_the_disagreement() -> N
     assert value(metrics, "comparisons_total", **task, head="intent", **pair) == 1
     assert value(metrics, "disagreements_total", **task, head="intent", **pair) == 1
     assert value(metrics, "disagreements_total", **task, head="risk", **pair) == 0
-    assert value(metrics, "cost_usd_total", **task, bucket="live") == pytest.approx(0.0025)
 
 
-def test_an_audit_is_compared_and_paid_apart() -> None:
+def test_every_call_of_the_teacher_is_paid_for_by_what_it_was_made_for() -> None:
+    prices = {"tickets": Prices(teacher_usd_per_1000=Decimal("2.50"))}
+    metrics = Metrics([TICKETS], prices=prices)
+    for bucket, cost in ((Bucket.LIVE, 900), (Bucket.RETRY, 0), (Bucket.HEDGE, None)):
+        metrics.spent("tickets", bucket, cost)
+    metrics.spent("a stranger", Bucket.AUDIT, None)  # of which no price is known
+    task = {"task": "tickets"}
+    paid = [value(metrics, "cost_usd_total", **task, bucket=bucket) for bucket in Bucket]
+    assert paid == pytest.approx([0.0009, 0.0, 0.0, 0.0025])  # live, audit, retry, hedge
+    assert value(metrics, "cost_unknown_total", task="other", bucket="audit") == 1
+
+
+def test_an_audit_is_compared_apart() -> None:
     metrics = Metrics([TICKETS])
     metrics.audited(audit(confident(), prediction(risk=("legal",))))
     task, pair = {"task": "tickets"}, {"pair": "student_teacher", "source": "audit"}
     assert value(metrics, "comparisons_total", **task, head="risk", **pair) == 1
     assert value(metrics, "disagreements_total", **task, head="risk", **pair) == 1
     assert value(metrics, "disagreements_total", **task, head="intent", **pair) == 0
-    assert value(metrics, "cost_usd_total", **task, bucket="audit") == 0.0025
 
 
 def test_a_fallback_names_the_cause_by_the_code_of_an_error() -> None:
@@ -184,6 +196,23 @@ def test_records_are_read_from_the_writer_when_asked() -> None:
     counts |= {"stored": 7, "dropped": 2}
     assert value(metrics, "records_total", result="stored") == 7
     assert value(metrics, "records_total", result="dropped") == 2
+
+
+def test_the_served_error_is_read_for_all_and_for_each_part_and_absent_until_it_is_known() -> None:
+    metrics = Metrics([TICKETS])
+    known = Rate(50, 2, 1.5, 0.01, 0.2, void=3, disagreement=0.25, disagreement_upper=0.5)
+    parts = [Part("tickets", known), Part("tickets", replace(known, estimate=0.02), head="risk")]
+    parts.append(Part("tickets", Rate(7, 0, None, None, None), field="tier", value="gold"))
+    metrics.follow_served(lambda: parts)
+    names = ("rows", "audits", "void_rows", "error_rate", "error_rate_upper",
+             "disagreement_rate", "disagreement_rate_upper")  # fmt: skip
+
+    def shown(**labels: str) -> list[float | None]:
+        return [value(metrics, f"served_{name}", task="tickets", **labels) for name in names]
+
+    assert shown() == [50, 2, 3, 1.0, 0.2, 0.25, 0.5]  # an estimate above 1 is shown as a share
+    assert shown(head="risk") == [50, 2, 3, 0.02, 0.2, 0.25, 0.5]
+    assert shown(field="tier", value="gold") == [7, 0, 0, None, None, None, None]
 
 
 def test_skipped_audits_are_read_by_cause_when_asked() -> None:

@@ -1,0 +1,82 @@
+"""Routing on CLINC150 and BANKING77: train, certify and measure, over several seeds.
+
+    python -m benchmarks --data FOLDER --out FOLDER --seeds 3 --corpora clinc150,banking77
+
+A seed takes half an hour on two cores. It can be stopped and goes on where it was; figures.json,
+tables.md and two plots are written into --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks import figures, page, plots, trial
+from benchmarks.corpora import CORPORA
+from benchmarks.figures import Figures
+from distill.progress import Narrator
+from gateway.errors import UnderstudyError, UsageError
+
+_OUT = Path("build/bench-routing")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        found = _run(options.data, options.out, _names(options.corpora), seeds=options.seeds)
+    except UnderstudyError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_status
+    told = page.tables(found)
+    (options.out / "tables.md").write_text(told, encoding="utf-8")
+    plots.cost_quality(found, options.out / "cost-quality.png")
+    plots.risk_coverage(found, options.out / "risk-coverage.png")
+    sys.stdout.write(f"{told}\nwritten: {options.out}\n")
+    return 0
+
+
+def _run(data: Path, out: Path, names: Sequence[str], *, seeds: int) -> list[Figures]:
+    narrator = Narrator()
+    found = []
+    for name in names:
+        corpus = CORPORA[name](data / name, out)
+        for seed in range(seeds):
+            narrator.note(f"{name}, seed {seed}", style="bold")
+            done = trial.run(corpus, out / f"{name}-s{seed}", narrator, seed=seed)
+            found.append(figures.measure(done))
+            shown = json.dumps([asdict(each) for each in found], indent=1)
+            (out / "figures.json").write_text(shown + "\n", encoding="utf-8")
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(
+        "python -m benchmarks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = found.add_argument
+    add("--data", type=Path, required=True, help="the folder of the public data sets")
+    add("--out", type=Path, default=_OUT, help="where projects and figures go")
+    add("--seeds", type=int, default=3, help="how many, from 0 on")
+    add("--corpora", default=",".join(CORPORA), help="which of them, by commas")
+    return found
+
+
+def _names(listed: str) -> list[str]:
+    names = [name.strip() for name in listed.split(",")]
+    for name in names:
+        if name not in CORPORA:
+            raise UsageError(
+                f"--corpora: there is no {name!r}", mend=f"name some of {', '.join(CORPORA)}"
+            )
+    return names
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""Whether the score of an answer still is the probability that it is right.
+
+The mean score estimates the accuracy without labels, as long as the score is calibrated (CBPE;
+Bialek et al. 2024, arXiv 2401.08348). Where audits find another accuracy on the very same rows,
+texts have come to mean something else, or the calibration is off: either way, recalibrate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gateway.shadow.sequential import ConfidenceSequence
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """What confidence promises, and what audits find. None before the first of the rows."""
+
+    estimated: float | None  # mean score of all answers: no label is needed for it
+    audited: float | None  # share of audited answers that are right
+    audits: int
+    lower: float  # bounds, at all times, of score less rightness in the mean of audited answers
+    upper: float
+    recalibrate: bool  # the two differ, surely and by more than is tolerated
+
+
+class Trust:
+    """The scores of one task against its audits; a gap up to `tolerance` is left alone."""
+
+    __slots__ = ("_gaps", "_right", "_rows", "_scores", "_tolerance")
+
+    def __init__(self, tolerance: float = 0.01) -> None:
+        self._tolerance = tolerance
+        self._rows = 0
+        self._scores = 0.0
+        self._right = 0
+        self._gaps = ConfidenceSequence()  # of (1 + score - right) / 2, which lies in [0, 1]
+
+    def answered(self, score: float) -> None:
+        """Observe an answer of the student that was served."""
+        self._rows += 1
+        self._scores += score
+
+    def audited(self, score: float, *, right: bool) -> None:
+        """Observe what the teacher says of one that the uniform coin drew."""
+        self._gaps.add((1.0 + score - right) / 2.0)
+        self._right += right
+
+    def accuracy(self, delta: float = 0.05) -> Accuracy:
+        """What is known by now; the bounds hold at level 1 - delta each."""
+        audits, found = self._gaps.count, self._gaps.bounds(delta)
+        lower, upper = 2.0 * found.lower - 1.0, 2.0 * found.upper - 1.0
+        return Accuracy(
+            estimated=self._scores / self._rows if self._rows else None,
+            audited=self._right / audits if audits else None,
+            audits=audits,
+            lower=lower,
+            upper=upper,
+            recalibrate=lower > self._tolerance or upper < -self._tolerance,
+        )

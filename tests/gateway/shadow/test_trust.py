@@ -1,0 +1,48 @@
+"""Trust: the accuracy that scores promise, against what audits find."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.shadow.trust import Trust
+
+
+def test_confidence_that_holds_needs_no_recalibration() -> None:
+    trust = Trust()
+    for at in range(2000):
+        trust.answered(0.95)
+        trust.audited(0.95, right=at % 20 != 0)
+    found = trust.accuracy()
+    assert found.estimated == pytest.approx(0.95)
+    assert found.audited == 0.95
+    assert found.lower < 0.0 < found.upper
+    assert not found.recalibrate
+
+
+def test_confidence_that_says_fine_where_audits_say_worse_asks_for_recalibration() -> None:
+    trust = Trust()
+    for _ in range(10_000):
+        trust.answered(0.98)
+    for at in range(600):
+        trust.audited(0.98, right=at % 10 != 0)
+    found = trust.accuracy()
+    assert found.estimated == pytest.approx(0.98)
+    assert found.audited == 0.9
+    assert 0.01 < found.lower < 0.08 < found.upper
+    assert found.recalibrate
+
+
+def test_confidence_that_says_worse_than_it_is_asks_for_it_too() -> None:
+    trust = Trust()
+    for _ in range(400):
+        trust.audited(0.8, right=True)
+    found = trust.accuracy()
+    assert found.estimated is None
+    assert found.upper < -0.01
+    assert found.recalibrate
+
+
+def test_nothing_audited_says_nothing() -> None:
+    found = Trust().accuracy()
+    assert (found.estimated, found.audited, found.audits) == (None, None, 0)
+    assert (found.lower, found.upper, found.recalibrate) == (-1.0, 1.0, False)
