@@ -1,4 +1,4 @@
-"""The offline commands: init, traces, teach, distill, demo. Heavy libraries load when one runs."""
+"""The offline commands: init, traces, teach, distill, improve, demo. Heavy libraries load late."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gateway.cli.remote import Admin, KeyFile
+from gateway.cli.terminal import Config
+from gateway.errors import UsageError
+
 if TYPE_CHECKING:
     from distill.data.traces import Imported
+    from distill.pipeline import Sealed
     from gateway.contract.manifest import Evaluation, OperatingPoint
 
 _LABELS_SHOWN = 12  # of a head; a line of a terminal or two
@@ -27,6 +32,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(traces, name="traces")
     app.command()(teach)
     app.command()(distill)
+    app.command()(improve)
     app.command()(demo)
 
 
@@ -113,29 +119,70 @@ def teach(recipe: RecipeOption = Path("recipe.yaml")) -> None:
     typer.echo(f"\nNext:  understudy distill{_where(recipe)}")
 
 
-def distill(recipe: RecipeOption = Path("recipe.yaml")) -> None:
+def distill(
+    recipe: RecipeOption = Path("recipe.yaml"),
+    from_handover: Annotated[
+        Path | None, typer.Option(help="What `understudy handover` wrote: learnt beside the data.")
+    ] = None,
+    allow_biased: Annotated[
+        bool, typer.Option("--allow-biased", help="Also where no handed over row was audited.")
+    ] = False,
+) -> None:
     """Distil, export, certify and seal a student."""
     from distill import pipeline, workspace  # noqa: PLC0415  torch loads here
     from distill import recipe as recipes  # noqa: PLC0415
     from distill.progress import Narrator  # noqa: PLC0415
 
-    plan = recipes.load(recipe)
+    plan = recipes.load(recipe).handed(from_handover, allow_biased=allow_biased)
     sealed = pipeline.distill(plan, workspace.Workspace(recipe.parent), Narrator())
-    manifest = sealed.bundle.manifest
-    typer.echo(f"student: {sealed.bundle.path}  ({sealed.bundle.size / 1e6:.1f} MB)")
-    evaluation, latency = manifest.reports.evaluation, manifest.reports.latency
-    for line in _measured(evaluation) if evaluation else ():
-        typer.echo(f"  {line}")
-    for point in manifest.operating_points:
-        typer.echo(f"  certificate: {_promise(point)}")
-    if latency and latency.teacher_p50_ms:
-        typer.echo(
-            f"  one text: student {latency.p50_ms:.2f} ms, teacher {latency.teacher_p50_ms:.2f} ms "
-            f"({latency.teacher_p50_ms / latency.p50_ms:.1f}x)"
-        )
-    typer.echo(f"report:  {sealed.report}")
+    for line in _told(sealed):
+        typer.echo(line)
     config = "" if recipe.parent == Path() else f" --config {recipe.parent / 'understudy.yaml'}"
     typer.echo(f"\nNext:  understudy check{config}, then  understudy serve{config}")
+
+
+def improve(
+    recipe: RecipeOption = Path("recipe.yaml"),
+    config: Config = Path("understudy.yaml"),
+    task: Annotated[
+        str | None, typer.Option(help="The recipe's own; another one is refused.")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Examples from that date or time on, UTC; 7d: seven days.")
+    ] = None,
+    allow_biased: Annotated[
+        bool, typer.Option("--allow-biased", help="Also where no handed over row was audited.")
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="A new round, though the last has not ended.")
+    ] = False,
+    admin: Admin = None,
+    key_file: KeyFile = None,
+) -> None:
+    """Hand over live traffic, distil the next student of it, check it, add it as a candidate."""
+    from distill import improve as flywheel  # noqa: PLC0415  torch loads here
+    from distill import recipe as recipes  # noqa: PLC0415
+    from distill.progress import Narrator  # noqa: PLC0415
+
+    plan = recipes.load(recipe)
+    if task not in {None, plan.task}:
+        raise UsageError(
+            f"--task {task}: {recipe} is of the task {plan.task}",
+            mend="name the recipe of that task with --recipe",
+        )
+    found = flywheel.improve(
+        plan,
+        flywheel.Gateways(config, admin, key_file),
+        Narrator(),
+        since=since,
+        allow_biased=allow_biased,
+        fresh=fresh,
+    )
+    for line in _told(found.sealed):
+        typer.echo(line)
+    name = found.sealed.bundle.name
+    typer.echo(f"round {found.number}: {name} is a candidate at {', '.join(found.urls)}")
+    typer.echo(f"\nNext:  understudy shadow status --config {config}")
 
 
 def demo(
@@ -216,6 +263,23 @@ def import_traces(
     for line in _imported(found):
         typer.echo(line)
     typer.echo(f"\nwrote {out}\nNext:  understudy init NAME --data {out}")
+
+
+def _told(sealed: Sealed) -> Iterator[str]:
+    """What came of a distillation, a line each."""
+    manifest = sealed.bundle.manifest
+    yield f"student: {sealed.bundle.path}  ({sealed.bundle.size / 1e6:.1f} MB)"
+    evaluation, latency = manifest.reports.evaluation, manifest.reports.latency
+    for line in _measured(evaluation) if evaluation else ():
+        yield f"  {line}"
+    for point in manifest.operating_points:
+        yield f"  certificate: {_promise(point)}"
+    if latency and latency.teacher_p50_ms:
+        yield (
+            f"  one text: student {latency.p50_ms:.2f} ms, teacher {latency.teacher_p50_ms:.2f} ms "
+            f"({latency.teacher_p50_ms / latency.p50_ms:.1f}x)"
+        )
+    yield f"report:  {sealed.report}"
 
 
 def _imported(found: Imported) -> Iterator[str]:

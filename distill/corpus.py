@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from distill import interview, labeling
-from distill.data import chances, deduplicate, provenance, sources, split
+from distill.data import chances, deduplicate, provenance, sources, split, traffic
 from distill.data.provenance import DataProvenance
 from distill.data.split import Splits
 from distill.progress import Narrator
@@ -66,7 +66,7 @@ def collect(
         corpus = held.taught(corpus)
     task = corpus.task if teacher is None else _in_order_of(teacher, corpus.task)
     labels = corpus.labels
-    if labels is None and teacher is None:
+    if labels is None and teacher is None and not corpus.handover:
         raise DataError(
             "the data has no gold labels, and there is no teacher that gives others",
             mend="name a label column, or a teacher as teacher.bundle or teacher.ask in the recipe",
@@ -88,14 +88,15 @@ def collect(
                 rows, test = _labelled(teacher, rows, test, folder / "cache", narrator)
             kept, found = deduplicate.deduplicate(rows)
             biased = chances.check(kept, allow_biased=recipe.data.allow_biased)
-            parts = split.split(
-                kept,
-                recipe.data.split,
-                seed=recipe.seed,
-                test=deduplicate.deduplicate(test)[0],
-            )
-            parts = chances.evened(parts, seed=recipe.seed)
-            leaks = split.check_leaks(parts)
+            apart = deduplicate.deduplicate(test)[0]
+            if recipe.data.handover is None:
+                parts = split.split(kept, recipe.data.split, seed=recipe.seed, test=apart)
+                parts = chances.evened(parts, seed=recipe.seed)
+                leaks = split.check_leaks(parts)
+            else:
+                handed = deduplicate.deduplicate(corpus.handover)[0]
+                biased += chances.check(handed, allow_biased=recipe.data.allow_biased)
+                parts, leaks = traffic.parted(recipe, kept, handed, apart)
             warnings = (*biased, *leaks, *_group_warnings(parts.certification))
             split.save(parts, folder)
             provenance.describe(corpus, found, parts, warnings=warnings).write(
@@ -112,6 +113,8 @@ def collect(
             seconds=run.seconds,
             asked=held.teacher if held else None,
         )
+    if recipe.data.handover is not None:
+        traffic.check_enough(recipe, material.splits)
     _tell(material, narrator)
     return material
 

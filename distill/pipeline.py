@@ -113,7 +113,8 @@ class _Job:
 
 
 def teach(recipe: Recipe, workspace: Workspace, narrator: Narrator) -> Sealed:
-    """Fine-tune a teacher on the gold labels and seal it as an fp32 bundle."""
+    """Fine-tune a teacher on the recipe's own gold labels and seal it as an fp32 bundle."""
+    recipe = recipe.alone()  # it holds what a teacher said
     material = collect(recipe, workspace, narrator, teacher=None)
     if material.labels != "gold":
         raise DataError(
@@ -197,6 +198,8 @@ def _teacher_of(recipe: Recipe, workspace: Workspace) -> Path | None:
     if recipe.teacher.ask is not None or sources.say_teachings(recipe):
         return None
     linked = workspace.linked("teacher")
+    if linked is None and recipe.data.handover is not None:
+        return None
     if linked is None:
         raise BundleMissing(
             f"there is no teacher at {workspace.bundles / 'teacher'}",

@@ -76,6 +76,20 @@ class SplitShares(_Part):
     test: OpenShare = 0.15
 
 
+class HandoverPlan(_Part):
+    """What a gateway handed over: rows of its traffic, to be learnt beside the recipe's own.
+
+    `measure`: which rows calibrate, certify and test. `traffic`: a share of those handed over that
+    all had the same chance to be there, so that what is proved holds for traffic as it is; `own`:
+    those of the recipe's own data, as without a handover.
+    """
+
+    path: Path
+    measure: Literal["traffic", "own"] = "traffic"
+    # Audited rows are few and alone prove something; the escalated ones, and the own, teach.
+    split: SplitShares = SplitShares(calibration=0.15, certification=0.4, test=0.15)
+
+
 class DataPlan(_Part):
     """The files and what their columns mean. Paths are relative to the recipe's folder.
 
@@ -85,6 +99,9 @@ class DataPlan(_Part):
     path: Path
     test: Path | None = None
     unlabelled: Path | None = None
+    handover: HandoverPlan | None = Field(
+        default=None, exclude_if=_absent, description="rows of live traffic, beside these"
+    )
     text_column: Column = "text"
     group_column: Column | None = None
     field_columns: tuple[Column, ...] = ()
@@ -96,6 +113,13 @@ class DataPlan(_Part):
         exclude_if=operator.not_,
         description="train on rows that a student chose, with no audited ones beside",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_file_alone_is_a_handover(cls, given: Any) -> Any:
+        if isinstance(given, dict) and isinstance(path := given.get("handover"), str):
+            return given | {"handover": {"path": path}}
+        return given
 
     @model_validator(mode="after")
     def _parts_belong_together(self) -> Self:
@@ -271,6 +295,20 @@ class Recipe(_Part):
     def resolve(self, path: Path) -> Path:
         """A path of the recipe -> where it is. `..` is taken off by name, links are not asked."""
         return Path(os.path.normpath(self.folder / path))
+
+    def handed(self, file: Path | None, *, allow_biased: bool = False) -> Self:
+        """The same with this file of a gateway (None: as the recipe says), and perhaps any bias."""
+        changes: dict[str, object] = {"allow_biased": allow_biased or self.data.allow_biased}
+        if file is not None:
+            path = file.absolute()
+            plan = self.data.handover or HandoverPlan(path=path)
+            changes["handover"] = plan.model_copy(update={"path": path})
+        return self.model_copy(update={"data": self.data.model_copy(update=changes)})
+
+    def alone(self) -> Self:
+        """The same without what a gateway handed over."""
+        data = self.data.model_copy(update={"handover": None})
+        return self.model_copy(update={"data": data})
 
     @property
     def hash(self) -> str:

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import __version__, identity
-from gateway.api import admin, oip, openai, ops, origin, predict, problems, stats, tei
+from gateway.api import admin, feedback, oip, openai, ops, origin, predict, problems, stats, tei
 from gateway.api.auth import Keyring
 from gateway.api.dialect import Access, Dialects, Endpoint
 from gateway.api.receipt import ABANDON
@@ -44,6 +44,7 @@ def build_app(gateway: Gateway) -> Shell:
     dialects = Dialects(spoken)
     pages = _pages(dialects)
     pages.router.routes.append(predict.PredictRoute())
+    pages.include_router(feedback.router(gateway))
     pages.include_router(stats.router(gateway))
     pages.include_router(ops.probes(gateway))
     if gateway.settings.admin_of(0) is None:

@@ -13,27 +13,33 @@ from typing import TYPE_CHECKING
 import structlog
 from sqlalchemy.exc import DBAPIError
 
+from gateway.candidacy import Candidacy, sampling
 from gateway.contract.manifest import Task
 from gateway.errors import LogUnavailable, SettingsError, UnknownTask
 from gateway.recall import recall
+from gateway.rollout import Rollout, keep_looking
 from gateway.routing.budget import Budget
 from gateway.routing.cascade import Cascade
 from gateway.seat import first_student, heads_of, take_seat
 from gateway.settings import RecordSettings, Settings, environment_without_keys
 from gateway.shadow.audit import Skip
+from gateway.shadow.runner import Shed
 from gateway.shadow.served import ServedQuality
+from gateway.shadow.shadow import Shadow
 from gateway.store.changes import Changes, Entry, What
 from gateway.store.database import open_database
 from gateway.store.ledger import Ledger
 from gateway.store.receipts import Receipts
 from gateway.store.retention import Retention
+from gateway.store.verdicts import Verdicts
 from gateway.store.writer import RecordWriter
 from gateway.students.registry import Registry
 from gateway.students.rehearsal import rehearse
 from gateway.succession import Succession
+from gateway.teachers.guard import Guard
 from gateway.telemetry.figures import Figures
 from gateway.telemetry.metrics import Metrics
-from gateway.types import Bucket, Instance, Observer, RecordState, Reply, Terms
+from gateway.types import Bucket, Instance, Observer, Onlooker, RecordState, Reply, Terms
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -44,6 +50,7 @@ _MIB = 1 << 20
 # Seconds that a record waits for others while no reply waits for it. With the commit itself a crash
 # loses no more than the last 50 ms, and a busy gateway commits less than 40 times a second.
 _LINGER_S = 0.025
+_WATCHED = "watch.json"  # in the registry: what alarms and drift have seen
 _START = "start"  # who changes something between two runs of the gateway is not known
 
 _log = structlog.get_logger(__name__)
@@ -67,8 +74,11 @@ class Gateway:
     retention: Retention | None
     budgets: Mapping[str, Budget]  # by task
     successions: Mapping[str, Succession]
+    rollouts: Mapping[str, Rollout]
+    candidacies: Mapping[str, Candidacy]
     changes: Changes | None  # the log of who let what serve; None: no records are kept
     read: Read
+    verdicts: Verdicts | None = field(default=None)  # None: no records are kept
     generation: int = field(default=1)
     draining: bool = field(default=False)
 
@@ -125,12 +135,18 @@ class Gateway:
 
 @asynccontextmanager
 async def open_gateway(
-    settings: Settings, *, read: Read | None = None, aside: bool = False
+    settings: Settings,
+    *,
+    read: Read | None = None,
+    aside: bool = False,
+    replica: int | None = None,
+    clock: Callable[[], float] = time.time,
 ) -> AsyncIterator[Gateway]:
     """Open everything, yield the gateway, close in reverse: audits, teachers, students, records.
 
     `read` gives the settings again, for a reload. `aside`: only to look; the registry, which may be
-    that of a gateway which runs, is not written.
+    that of a gateway which runs, is not written. `replica`: which one this is, of several.
+    `clock`, by which canaries take their steps, gives seconds since the epoch.
     """
     async with AsyncExitStack() as stack:
         registries = {name: _registry(name, settings) for name in settings.tasks}
@@ -152,11 +168,21 @@ async def open_gateway(
         quality = ServedQuality(tasks)
         metrics.follow_served(quality.parts)
         observers: list[Observer] = [metrics, figures, quality]
+        onlookers: list[Onlooker] = [metrics, figures]
         if writer is not None:
             observers.append(writer)
+            onlookers.append(writer)
         successions: dict[str, Succession] = {}
+        candidacies: dict[str, Candidacy] = {}
         for name, student in students.items():
             task = settings.tasks[name]
+            shadow = Shadow(
+                name,
+                sampling=sampling(task),
+                teacher=functools.partial(_teacher, successions, name),
+                onlookers=onlookers,
+                uniform=task.audit.share,
+            )
             successions[name] = Succession(
                 name,
                 settings=task,
@@ -165,21 +191,38 @@ async def open_gateway(
                 metrics=metrics,
                 figures=figures,
                 quality=quality,
-                observers=observers,
+                observers=[*observers, shadow],
                 budget=budgets.get(name),
                 changes=changes,
+                clock=clock,
+                watched=None if aside else _WATCHED if replica is None else f"{replica}.{_WATCHED}",
             )
+            candidacies[name] = Candidacy(
+                shadow, successions[name], task, metrics=metrics, engine=engine
+            )
+            stack.push_async_callback(candidacies[name].close)  # when all audits have been told
             stack.push_async_callback(successions[name].close)
+            if not aside:
+                candidacies[name].start()
         metrics.follow_skips(
             lambda: {
-                cause: sum(each.auditor.skipped[cause] for each in successions.values())
-                for cause in Skip
+                **{
+                    cause.value: sum(each.auditor.skipped[cause] for each in successions.values())
+                    for cause in Skip
+                },
+                **{
+                    cause.value: sum(each.shadow.skipped[cause] for each in candidacies.values())
+                    for cause in Shed
+                },
             }
         )
         if changes is not None and not aside:
             await asyncio.to_thread(_note_start, changes, successions)
         if engine is not None and not aside:
             _go_on_from(engine, quality, list(successions), stack)
+        rollouts = {name: Rollout(each, candidacies[name]) for name, each in successions.items()}
+        if not aside:
+            await _keep_rolling(rollouts, stack)
         yield Gateway(
             settings=settings,
             tasks={name: each.cascade for name, each in successions.items()},
@@ -191,9 +234,17 @@ async def open_gateway(
             retention=retention,
             budgets=budgets,
             successions=successions,
+            rollouts=rollouts,
+            candidacies=candidacies,
             changes=changes,
             read=read or _unread,
+            verdicts=Verdicts(engine) if engine is not None else None,
         )
+
+
+def _teacher(successions: Mapping[str, Succession], task: str) -> Guard:
+    """Who stands behind that task now."""
+    return successions[task].cascade.teacher
 
 
 def _registry(name: str, settings: Settings) -> Registry:
@@ -229,6 +280,19 @@ def _go_on_from(
     async def end() -> None:
         recalling.cancel()
         await asyncio.wait({recalling})
+
+    stack.push_async_callback(end)
+
+
+async def _keep_rolling(rollouts: Mapping[str, Rollout], stack: AsyncExitStack) -> None:
+    """Go on with the canaries of the time before, and look from then on for what is due."""
+    for rollout in rollouts.values():
+        await rollout.look()
+    looking = asyncio.create_task(keep_looking(list(rollouts.values())))
+
+    async def end() -> None:
+        looking.cancel()
+        await asyncio.wait({looking})
 
     stack.push_async_callback(end)
 

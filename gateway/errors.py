@@ -31,7 +31,10 @@
     │   ├── Unauthorized         no key, or one that is not known
     │   ├── Forbidden            a key that may not do this
     │   ├── Conflict             another change of the same task is under way
-    │   └── UnknownTask          no task of that name
+    │   ├── NotProved            a candidate that has not shown that it may serve
+    │   ├── PromotionFrozen      nobody is promoted until somebody has looked
+    │   ├── UnknownTask          no task of that name
+    │   └── UnknownRecord        no stored answer of that id
     ├── ServingError           the gateway cannot answer now
     │   ├── Overloaded           a bounded queue is full, or the wait would be too long
     │   ├── DeadlinePassed       the caller's deadline passed before there was an answer
@@ -257,10 +260,28 @@ class Conflict(RequestError):
     code = "conflict"
 
 
+class NotProved(RequestError):
+    """A candidate is not promoted: it has not shown that it may serve."""
+
+    code = "not_proved"
+
+
+class PromotionFrozen(RequestError):
+    """Nobody is promoted: after a rollback somebody has to look first."""
+
+    code = "promotion_frozen"
+
+
 class UnknownTask(RequestError):
     """No task of that name is served here."""
 
     code = "unknown_task"
+
+
+class UnknownRecord(RequestError):
+    """No answer of that id is stored here."""
+
+    code = "unknown_record"
 
 
 class ServingError(UnderstudyError):

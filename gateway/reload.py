@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -38,7 +38,20 @@ from gateway.telemetry import logs
 _LIVE: Mapping[type[BaseModel], frozenset[str]] = {
     Settings: frozenset({"keys"}),
     ServerSettings: frozenset({"max_body_bytes", "max_inputs", "max_characters"}),
-    TaskSettings: frozenset({"heads", "policy", "audit", "prices", "budget", "deadline_ms"}),
+    TaskSettings: frozenset(
+        {
+            "heads",
+            "policy",
+            "audit",
+            "shadow",
+            "alarms",
+            "drift",
+            "promotion",
+            "prices",
+            "budget",
+            "deadline_ms",
+        }
+    ),
     StudentSettings: frozenset({"bundle", "operating_point"}),
     RecordSettings: frozenset({"retention_days"}),
     LogSettings: frozenset({"level"}),
@@ -122,9 +135,9 @@ async def reload(gateway: Gateway, *, by: str, why: str = "") -> Reloaded:
     changed.
     """
     try:
-        with ExitStack() as stack:
+        async with AsyncExitStack() as stack:
             for succession in gateway.successions.values():
-                stack.enter_context(succession.claim())
+                await stack.enter_async_context(succession.claim())
             done = await _reload(gateway, by=by, why=why)
     except UnderstudyError as error:
         _log.warning("reload refused", by=by, code=error.code, error=error.message)
@@ -165,6 +178,7 @@ async def _reload(gateway: Gateway, *, by: str, why: str) -> Reloaded:
     for succession, successor in ready:
         succession.install(successor)
         gateway.tasks[succession.task] = successor.cascade
+        gateway.candidacies[succession.task].follow(settings.tasks[succession.task])
         key = f"tasks.{succession.task}.student.bundle"
         if successor.roles is not None and key in comparison.unchanged:
             comparison.unchanged.remove(key)  # a link, which means another bundle now

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict
 from decimal import Decimal
@@ -24,6 +24,7 @@ from gateway.contract.manifest import OperatingPoint, Task
 from gateway.errors import BundleMismatch, SettingsError
 from gateway.routing import severity
 from gateway.routing.budget import Purse
+from gateway.routing.net import SafetyNet
 from gateway.routing.policy import EscalationPolicy, Warrant
 from gateway.routing.risk import Rule
 from gateway.routing.severity import Critical, Severity
@@ -138,6 +139,30 @@ def policy_of(
         warrant=warrant,
         min_familiarity=least,
     )
+
+
+def safety_net(
+    name: str,
+    settings: TaskSettings,
+    task: Task,
+    *,
+    launched: float | None,
+    clock: Callable[[], float],
+) -> SafetyNet | None:
+    """What lies below a student that was launched at that time; None: nothing.
+
+    `launched` and `clock` are in seconds since the epoch; None: it is no new student. Raises
+    SettingsError.
+    """
+    net = settings.promotion.safety_net
+    if net is None:
+        return None
+    for place, rule in enumerate(net.rules):
+        where = f"tasks.{name}.promotion.safety_net.rules.{place} ({rule.name})"
+        _check_labels(rule, task, where=where)
+    if launched is None or clock() >= net.until(launched):
+        return None
+    return SafetyNet(net.share, net.until(launched), net.caught(), clock)
 
 
 def policy_without_student(name: str, settings: TaskSettings, task: Task) -> EscalationPolicy:
@@ -437,10 +462,15 @@ def _min_familiarity(name: str, policy: PolicySettings, student: Student) -> flo
 
 
 def _warrant(policy: PolicySettings, student: Student, teacher: str, wanted: str) -> Warrant | None:
-    """The certificate that the settings name, held against what serves. Raises SettingsError."""
-    if policy.certificate is None:
+    """The certificate that the settings name, held against what serves. Raises SettingsError.
+
+    A student may have one of its own beside it, so that a canary need not wait for the settings.
+    """
+    path = policy.certificate
+    if path is None:
         return None
-    found = certificate.read(policy.certificate)
+    own = path.with_name(f"{path.stem}.{student.bundle.name}{path.suffix}")
+    found = certificate.read(own) or certificate.read(path)
     if found is None:
         return Warrant(None, Fault.MISSING)
     fault = found.fault(student=student.bundle.id, teacher=teacher, policy=wanted)

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 from gateway.contract.bundle import Bundle, open_bundle
 from gateway.contract.manifest import Head, HeadKind, Task
 from gateway.errors import BundleMissing, SettingsError, StudentFailed
 from gateway.routing.budget import Purse
-from gateway.routing.cascade import Rung
 from gateway.routing.policy import EscalationPolicy
+from gateway.routing.rung import Rung
 from gateway.rungs import (
     open_batcher,
     open_student,
@@ -26,7 +27,7 @@ from gateway.rungs import (
 )
 from gateway.settings import TaskSettings
 from gateway.students.batching import Batcher
-from gateway.students.registry import Registry, Roles
+from gateway.students.registry import Registry
 from gateway.students.student import Student
 from gateway.students.vacancy import NO_STUDENT, Vacancy
 from gateway.teachers.guard import Guard
@@ -74,7 +75,7 @@ def first_student(settings: TaskSettings, registry: Registry, *, aside: bool) ->
         if roles.serving == NO_STUDENT:
             return None
         try:
-            return open_student(settings, open_bundle(registry.find(roles.serving)))
+            return open_student(settings, open_bundle(_place(roles.serving, settings, registry)))
         except BundleMissing as error:
             raise BundleMissing(
                 f"{registry.task} is served by {roles.serving}, which is gone from the registry",
@@ -85,8 +86,18 @@ def first_student(settings: TaskSettings, registry: Registry, *, aside: bool) ->
     if roles is not None and not aside:
         if bundle is not None:
             registry.keep(bundle)
-        registry.remember(Roles(configured=named, serving=named, previous=roles.serving))
+        taken = {"configured": named, "serving": named, "previous": roles.serving}
+        ended = {"launched": None, "canary": None, "proposal": None}
+        registry.remember(roles.model_copy(update=taken | ended))
     return student
+
+
+def _place(name: str, settings: TaskSettings, registry: Registry) -> Path:
+    """Where a bundle lies that serves: where the settings name it, it may be there alone."""
+    bundle = settings.student.bundle
+    if bundle is not None and name == configured(settings) and name not in registry.names():
+        return bundle.resolve()
+    return registry.find(name)
 
 
 def heads_of(task: str, settings: TaskSettings) -> tuple[Head, ...]:

@@ -61,10 +61,7 @@ def serve(
         place = settings.admin_of(replica or 0)
         admin = stack.enter_context(listen(place, name="admin")) if place else None
         told = on_ready or (lambda _url: None)
-        one_of_many = replica is not None
-        return uvloop.run(
-            _serve(settings, listener, told, admin, read=read, one_of_many=one_of_many)
-        )
+        return uvloop.run(_serve(settings, listener, told, admin, read=read, replica=replica))
 
 
 async def _serve(
@@ -74,17 +71,18 @@ async def _serve(
     admin: socket.socket | None = None,
     *,
     read: Read | None = None,
-    one_of_many: bool = False,
+    replica: int | None = None,
 ) -> int:
     """Serve in this event loop; returns the exit status."""
-    async with open_gateway(settings, read=read) as gateway, _administered(gateway, admin):
+    opened = open_gateway(settings, read=read, replica=replica)
+    async with opened as gateway, _administered(gateway, admin):
         url = url_of(listener)
 
         def ready() -> None:
             say_ready(url, ", ".join(gateway.tasks))
             on_ready(url)
 
-        server = _Server(gateway, build_app(gateway), ready, one_of_many=one_of_many)
+        server = _Server(gateway, build_app(gateway), ready, one_of_many=replica is not None)
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
             loop.add_signal_handler(number, server.leave, number)

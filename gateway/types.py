@@ -53,6 +53,7 @@ class Bucket(StrEnum):
     AUDIT = "audit"  # a look at a confident answer, after the reply
     RETRY = "retry"  # an escalation again, for the call before it failed
     HEDGE = "hedge"  # an escalation a second time, for the call beside it is late
+    SHADOW = "shadow"  # a candidate's work, and a teacher asked again: does it repeat itself?
 
 
 class Wish(StrEnum):
@@ -226,6 +227,53 @@ class Audit:
     seconds: float
 
 
+class Lapse(StrEnum):
+    """Why a candidate said nothing of a request that it was shown."""
+
+    FAILED = "failed"  # the model raised, or gave numbers that are not finite
+    HUNG = "hung"  # it did not end in time, and was ended
+    CRASHED = "crashed"  # its process ended
+
+
+class Source(StrEnum):
+    """Why there is a teacher's view of an answer."""
+
+    ESCALATED = "escalated"
+    AUDIT = "audit"
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What a candidate says of a request that was answered, beside what the others said.
+
+    `prediction` of None: it failed, for the reason `lapse`. `escalates`: under its own policy it
+    would leave the request to the teacher; one that fails does. `seconds`: its share of the batch;
+    None: it failed. `propensity`: with which the request was shown to it. `teacher` is the
+    teacher's view, where an escalation or an audit (`source`) gave one, `second` that of the
+    teacher asked again.
+
+    `by_chance`: the teacher's view is there by a chance that is the same for all requests, however
+    hard they are.
+    """
+
+    answer: Answer
+    candidate: str  # name of its bundle
+    prediction: Prediction | None
+    escalates: bool
+    propensity: float
+    seconds: float | None = None
+    lapse: Lapse | None = None
+    teacher: Prediction | None = None
+    source: Source | None = None
+    second: Prediction | None = None
+    by_chance: bool = False
+
+    @property
+    def wished(self) -> bool:
+        """Whether the caller chose who answers."""
+        return Reason.REQUESTED in self.answer.decision.reasons
+
+
 class RecordState(StrEnum):
     """What has become of a request's records when its reply goes out."""
 
@@ -251,3 +299,10 @@ class Observer(Protocol):
 
     def audited(self, audit: Audit) -> None:
         """The teacher's view of a confident answer has come."""
+
+
+class Onlooker(Protocol):
+    """Is told of every comparison. It must not block and must not raise."""
+
+    def compared(self, comparison: Comparison) -> None:
+        """What a candidate says of a request is known, with all that it is held against."""

@@ -74,6 +74,7 @@ _WEIGHTS = np.array(
 _BIAS: Mapping[str, float] = {
     "refund": 0.0, "fraud": 0.0, "other": 6.0, "urgent": -8.0, "legal": -8.0,
 }  # fmt: skip
+_WIDE = 512  # of the matrices that take time
 _GOLDEN_TEXTS = (CONFIDENT, UNSURE, "urgent: my lawyer says fraud")
 
 
@@ -88,18 +89,20 @@ def tiny_bundle(
     batch_invariant: bool = True,
     seed: int = 0,
     bias: Mapping[str, float] | None = None,
+    drag: int = 0,
 ) -> Path:
     """Write a bundle below `parent` and return its folder.
 
     `task` may be renamed but keeps the labels of TASK. A `threshold` of None: nothing is certified;
     nor is it where `certified` is false, which leaves the threshold.
     Another `seed` gives a bundle of another id that answers the same; `bias` adds to the logits of
-    labels, so that {"fraud": 20.0} says fraud to everything.
+    labels, so that {"fraud": 20.0} says fraud to everything. `drag` matrix products change nothing
+    and take their time.
     """
     logits = np.array([_BIAS[name] + (bias or {}).get(name, 0.0) for name in _BIAS], np.float32)
     noise = np.random.default_rng(seed).normal(0.0, 1e-4, _WEIGHTS.shape).astype(np.float32)
     weights: NDArray[np.float32] = _WEIGHTS + noise
-    model = _graph(weights, logits)
+    model = _graph(weights, logits, drag)
     tokenizer = _tokenizer()
     files = {
         bundle.MODEL: model,
@@ -160,6 +163,8 @@ def settings_file(
         "teacher": dict(teacher or {"scripted": {"labels": {"intent": "other"}}}),
         "policy": dict(policy or {}),
         "audit": {"share": 0.0},
+        "shadow": {"share": 0.0},  # a candidate is a process, which most tests have no use for
+        "alarms": {"action": "none"},  # a script that contradicts the student is no incident
     }
     for section, keys in sections.pop("tickets", {}).items():
         task[section] = task.get(section, {}) | keys
@@ -175,7 +180,7 @@ def settings_file(
     return path
 
 
-def _graph(weights: NDArray[np.float32], bias: NDArray[np.float32]) -> bytes:
+def _graph(weights: NDArray[np.float32], bias: NDArray[np.float32], drag: int = 0) -> bytes:
     """ids, mask -> which words are there (pooled), times weights, plus bias (logits)."""
     words = len(weights)
     table = np.vstack([np.zeros((2, words), np.float32), np.eye(words, dtype=np.float32)])
@@ -190,6 +195,13 @@ def _graph(weights: NDArray[np.float32], bias: NDArray[np.float32]) -> bytes:
         helper.make_node("MatMul", ["pooled", "weights"], ["scaled"]),
         helper.make_node("Add", ["scaled", "bias"], ["logits"]),
     ]
+    if drag:
+        nodes[-1:] = _dragging(drag)
+        constants |= {
+            "wide": np.full((words, _WIDE), 1.0 / words, np.float32),
+            "square": np.eye(_WIDE, dtype=np.float32),
+            "narrow": np.zeros((_WIDE, len(bias)), np.float32),
+        }
     graph = helper.make_graph(
         nodes,
         "tiny",
@@ -207,6 +219,20 @@ def _graph(weights: NDArray[np.float32], bias: NDArray[np.float32]) -> bytes:
     onnx.checker.check_model(model)
     serialized: bytes = model.SerializeToString()
     return serialized
+
+
+def _dragging(count: int) -> list[onnx.NodeProto]:
+    """The sum of logits and bias, by a long way round."""
+    return [
+        helper.make_node("MatMul", ["pooled", "wide"], ["turn0"]),
+        *(
+            helper.make_node("MatMul", [f"turn{number}", "square"], [f"turn{number + 1}"])
+            for number in range(count)
+        ),
+        helper.make_node("MatMul", [f"turn{count}", "narrow"], ["nothing"]),
+        helper.make_node("Add", ["scaled", "nothing"], ["dragged"]),
+        helper.make_node("Add", ["dragged", "bias"], ["logits"]),
+    ]
 
 
 def _tokenizer() -> Tokenizer:

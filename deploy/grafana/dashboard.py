@@ -34,7 +34,10 @@ _ROWS: Mapping[str, Sequence[str]] = {
         "connections_",
     ),
     "Decisions": ("escalations_", "confidence"),
-    "Quality": ("served_", "comparisons_", "disagreements_", "shadow_", "certificate_"),
+    "Quality": (
+        "served_", "comparisons_", "disagreements_", "shadow_", "certificate_", "alarm_",
+        "incident_", "drift_",
+    ),
     "Cost": ("cost_", "budget_"),
     "Teacher": ("teacher_", "breaker_"),
     "Students": ("bundle_", "swaps_", "batch_"),

@@ -4,13 +4,14 @@ A gateway sees the teacher's answer to what it escalates, and to a share of the 
 no fair sample of traffic: in training each stands for as many as its chance says (inverse
 propensity, Horvitz and Thompson 1952), and what is held out is thinned until all its rows had the
 same chance, so that plain counts, and the exact bounds on them, hold. Where the rest had no chance
-at all nothing mends it, and it is refused.
+at all nothing mends it, and it is refused. Rows whose chance nobody knows teach, each for itself,
+and measure nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -33,7 +34,7 @@ def check(rows: Sequence[Example], *, allow_biased: bool) -> tuple[str, ...]:
     """
     labelled = [row for row in rows if row.labels]
     chosen = sum(row.chosen for row in labelled)
-    if not chosen or any(row.propensity < 1.0 for row in labelled):
+    if not chosen or any(row.propensity is not None and row.propensity < 1.0 for row in labelled):
         return ()
     told = (
         f"{chosen} of the {len(labelled)} labelled rows were escalated by a student, and none was "
@@ -54,11 +55,12 @@ def evened(splits: Splits, *, seed: int) -> Splits:
     Raises DataError when nothing is left of a part.
     """
     parts = splits.parts()
-    least = min((row.propensity for name in HELD_OUT for row in parts[name]), default=1.0)
-    if least == 1.0:
+    held = [row for name in HELD_OUT for row in parts[name]]
+    least = smallest(held)
+    if all(row.propensity == 1.0 for row in held):
         return splits
     kept = {
-        name: tuple(row for row in parts[name] if _draw(row, seed) < least / row.propensity)
+        name: tuple(row for row in parts[name] if is_even(row, least, seed=seed))
         for name in HELD_OUT
     }
     if empty := [name for name in HELD_OUT if not kept[name]]:
@@ -76,9 +78,22 @@ def evened(splits: Splits, *, seed: int) -> Splits:
     )
 
 
+def smallest(rows: Iterable[Example]) -> float:
+    """The chance of the rarest row; 1 where none has a chance that is known."""
+    return min((row.propensity for row in rows if row.propensity is not None), default=1.0)
+
+
+def is_even(row: Example, least: float, *, seed: int) -> bool:
+    """Whether a row is of a sample in which all had the chance `least` to be seen and drawn.
+
+    It hangs on the seed and the text alone; a row whose chance is not known is of no such sample.
+    """
+    return row.propensity is not None and _draw(row, seed) < least / row.propensity
+
+
 def weights(rows: Sequence[Example]) -> NDArray[np.float32] | None:
     """(rows,) what each row stands for, 1 in the mean; None where all stand for the same."""
-    found = np.array([min(_HEAVIEST, 1.0 / row.propensity) for row in rows])
+    found = np.array([min(_HEAVIEST, 1.0 / (row.propensity or 1.0)) for row in rows])
     if not len(found) or (found == found[0]).all():
         return None
     return np.asarray(found / found.mean(), np.float32)

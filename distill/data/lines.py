@@ -64,7 +64,7 @@ def _fault(example: Example) -> str:
     """What is wrong with a line, if anything is."""
     if not example.text.strip():
         return "the text is empty"
-    if not 0.0 < example.propensity <= 1.0:
+    if example.propensity is not None and not 0.0 < example.propensity <= 1.0:
         return f"propensity {example.propensity:g} is no probability of a row that is there"
     for head, scores in example.scores.items():
         if not _are_probabilities(scores):

@@ -36,14 +36,16 @@ _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?")  # `007` is a name, not a nu
 class Corpus:
     """All examples of a recipe; `test` is empty unless it has a file of its own.
 
-    `labels`: whose they are; one label of a teacher makes them a teacher's; None: there are none.
-    `sources` is `<key of the recipe>: <file name>` -> SHA-256.
+    `handover` are those that a gateway handed over, and stand apart from `examples`. `labels`:
+    whose they are; one label of a teacher makes them a teacher's; None: there are none. `sources`
+    is `<key of the recipe>: <file name>` -> SHA-256.
     """
 
     examples: tuple[Example, ...]
     test: tuple[Example, ...]
     task: Task
     sources: Mapping[str, str]
+    handover: tuple[Example, ...] = ()
 
     @property
     def labels(self) -> Literal["gold", "teacher"] | None:
@@ -70,23 +72,41 @@ def read(recipe: Recipe) -> Corpus:
     given = whose(rows)
     test = _test_examples(tables.get("test"), plan, needed=given is not None)
     more = _examples(tables["unlabelled"], plan, labelled=False) if "unlabelled" in tables else []
-    task = _task(recipe, [*rows, *test])
+    handed = _handover(recipe)
+    traffic = _of_lines(handed, plan, labelled=True) if handed else []
+    task = _task(recipe, [*rows, *test, *traffic])
     if given == "gold":
         # Rows that will be left out as duplicates teach nothing. What a teacher hardly ever says is
         # no mistake of a person: its rows are kept, and told where they are not measured.
-        _check_counts(task, deduplicate(rows)[0], tables["data"].path)
+        kept = deduplicate(rows)[0]
+        _check_counts(task if handed is None else _task(recipe, rows), kept, tables["data"].path)
     _check_severity(plan, task)
+    files = tables if handed is None else tables | {"handover": handed}
     return Corpus(
         examples=tuple(_in_label_order(row, task) for row in [*rows, *more]),
         test=tuple(_in_label_order(row, task) for row in test),
         task=task,
-        sources={f"{key}: {each.path.name}": each.sha256 for key, each in tables.items()},
+        sources={f"{key}: {each.path.name}": each.sha256 for key, each in files.items()},
+        handover=tuple(_in_label_order(row, task) for row in traffic),
     )
 
 
 def say_teachings(recipe: Recipe) -> bool:
     """Whether the recipe's data brings a teacher's labels with it. Raises DataError."""
     return lines.teacher_labelled(recipe.resolve(recipe.data.path))
+
+
+def _handover(recipe: Recipe) -> Lines | None:
+    """What the recipe's gateway handed over. Raises DataError where the file is something else."""
+    if recipe.data.handover is None:
+        return None
+    path = recipe.resolve(recipe.data.handover.path)
+    if not lines.are_in(path):
+        raise DataError(
+            f"data.handover: {path}: no Example lines",
+            mend="name a file that `understudy handover` has written",
+        )
+    return lines.read(path)
 
 
 def _open(path: Path) -> Table | Lines:

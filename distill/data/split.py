@@ -96,10 +96,11 @@ def split(
     return Splits(**ordered, removed=removed)
 
 
-def check_leaks(splits: Splits) -> tuple[str, ...]:
+def check_leaks(splits: Splits, *, by_label: bool = True) -> tuple[str, ...]:
     """Check that no side knows another's rows and that each label can be learned and measured.
 
-    Raises DataError; returns warnings about rare labels that a part lacks.
+    Raises DataError; returns warnings about rare labels that a part lacks. Not `by_label`: the rows
+    were drawn whatever their labels are, so that what a part lacks is chance, and told.
     """
     _check_sides(splits)
     held = {name: rows for name, rows in splits.parts().items() if name != "unlabelled" and rows}
@@ -112,13 +113,14 @@ def check_leaks(splits: Splits) -> tuple[str, ...]:
             told = f"no row of {part} has the label {label!r} of the head {head!r}"
             expected = sum(have.values()) * len(held[part]) / total
             common = sum(have.values()) >= _RARE and expected >= _EXPECTED
-            if part == "train" or common:
+            if by_label and (part == "train" or common):
                 where = ", ".join(name for name, count in have.items() if count)
                 raise DataError(
                     f"{told}; it occurs only in {where}",
                     mend="add such rows from other groups, or merge the label with another",
                 )
-            warnings.append(f"{told}: it is not measured there")
+            lack = "learned" if part == "train" else "measured there"
+            warnings.append(f"{told}: it is not {lack}")
     return tuple(warnings)
 
 
@@ -136,8 +138,19 @@ def load(folder: Path) -> Splits:
 
 
 def _clusters(examples: Sequence[Example], test: Sequence[Example]) -> Iterator[_Cluster]:
-    """Join rows that share a key, and those that are joined to these (union-find)."""
+    """The clusters of both, one for each group of rows that are joined."""
     rows = [*examples, *test]
+    for indexes in joined(rows):
+        own = [rows[index] for index in indexes if index < len(examples)]
+        yield _Cluster(
+            gold=tuple(row for row in own if row.labels),
+            unlabelled=tuple(row for row in own if not row.labels),
+            test=tuple(rows[index] for index in indexes if index >= len(examples)),
+        )
+
+
+def joined(rows: Sequence[Example]) -> Iterator[list[int]]:
+    """Indexes of rows that share a group or a text, or are joined through others (union-find)."""
     parent = list(range(len(rows)))
 
     def root(index: int) -> int:
@@ -148,18 +161,12 @@ def _clusters(examples: Sequence[Example], test: Sequence[Example]) -> Iterator[
 
     first: dict[tuple[str, str], int] = {}
     for index, row in enumerate(rows):
-        for key in _keys(row):
+        for key in keys(row):
             parent[root(index)] = root(first.setdefault(key, index))
     members: defaultdict[int, list[int]] = defaultdict(list)
     for index in range(len(rows)):
         members[root(index)].append(index)
-    for indexes in members.values():
-        own = [rows[index] for index in indexes if index < len(examples)]
-        yield _Cluster(
-            gold=tuple(row for row in own if row.labels),
-            unlabelled=tuple(row for row in own if not row.labels),
-            test=tuple(rows[index] for index in indexes if index >= len(examples)),
-        )
+    yield from members.values()
 
 
 def _placed(
@@ -195,7 +202,8 @@ def _rank(cluster: _Cluster, seed: int) -> str:
     return hashlib.sha256(f"{seed}:{first}".encode()).hexdigest()
 
 
-def _keys(row: Example) -> list[tuple[str, str]]:
+def keys(row: Example) -> list[tuple[str, str]]:
+    """By what a row is joined to others: its text but for numbers, and its group."""
     text = [("text", template(row.text))]
     return text if row.group is None else [*text, ("group", row.group)]
 
@@ -218,7 +226,7 @@ def _check_sides(splits: Splits) -> None:
     seen: dict[tuple[str, str], str] = {}
     for name, rows in splits.parts().items():
         for row in rows:
-            for kind, value in _keys(row):
+            for kind, value in keys(row):
                 before = seen.setdefault((kind, value), name)
                 if _SIDES[before] != _SIDES[name]:
                     raise DataError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,14 +16,17 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
+from gateway.api import shadow
 from gateway.api.limits import read_body
 from gateway.api.problems import UnsupportedMedia
 from gateway.api.receipt import PATIENCE
 from gateway.api.schemas import problems
 from gateway.assembly import Gateway
-from gateway.errors import Invalid, Malformed, RequestError, TooLarge
+from gateway.errors import Invalid, Malformed, RequestError, TooLarge, UnderstudyError
 from gateway.reload import reload
-from gateway.settings import Settings
+from gateway.rollout import Rollout
+from gateway.settings import Settings, TaskSettings
+from gateway.students.registry import Roles
 from gateway.students.vacancy import NO_STUDENT
 from gateway.succession import Change, Succession
 
@@ -32,6 +36,7 @@ _BODY_LIMIT = 4096  # bytes of a JSON body here: one name and one sentence
 _WHY = 500  # characters
 _UPLOAD_S = 600.0  # seconds for an archive to arrive: 100 MB over a slow line
 _ARCHIVES = ("application/x-tar", "application/gzip", "application/zip")
+_IDLE = "idle"  # the role of what lies in the registry and is not compared
 _NOBODY = "(no key)"  # who changes something where no keys are configured
 _PASSWORD = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
@@ -44,19 +49,57 @@ class _Part(BaseModel):
 
 
 class BundleReply(_Part):
-    """A bundle of a task. `role`: serving, previous or candidate."""
+    """A bundle of a task. `role`: serving, previous, canary, candidate or idle."""
 
     name: str
     role: str
 
 
-class SuccessionReply(_Part):
-    """The bundles of one task, in the order in which they came."""
+class CanaryReply(_Part):
+    """The canary of a task. `step` is counted from 1; times are in seconds since the epoch."""
+
+    bundle: str
+    step: int
+    steps: int
+    share: float = Field(description="of all keys")
+    since: float = Field(description="when this step began")
+    began: float
+    by: str
+
+
+class ProposalReply(_Part):
+    """A promotion that waits for a second person."""
+
+    bundle: str
+    by: str
+    why: str
+    override: bool
+    at: float = Field(description="seconds since the epoch")
+
+
+class FrozenReply(_Part):
+    """Why nobody is promoted. `student`: the one that was sent back, if one was."""
+
+    why: str
+    at: float = Field(description="seconds since the epoch")
+    student: str | None
+
+
+class RolesReply(_Part):
+    """Who has which role in a task, and who is on the way."""
 
     task: str
-    configured: str = Field(description="the bundle that the settings name")
     serving: str
     previous: str | None = Field(description="what a rollback lets serve again")
+    canary: CanaryReply | None
+    proposal: ProposalReply | None
+    frozen: FrozenReply | None
+
+
+class SuccessionReply(RolesReply):
+    """The bundles of one task, in the order in which they came."""
+
+    configured: str = Field(description="the bundle that the settings name")
     bundles: list[BundleReply]
 
 
@@ -67,11 +110,13 @@ class StudentsReply(_Part):
 
 
 class AddedReply(_Part):
-    """A bundle that is now a candidate, or was one already."""
+    """A bundle that is now in the registry, or was there already."""
 
     task: str
     bundle: str
     size: int = Field(description="bytes of all files")
+    compared: bool = Field(description="it is a candidate: compared with live traffic")
+    note: str = Field(description="why it is not; empty: it is")
 
 
 class ReasonRequest(_Part):
@@ -86,12 +131,21 @@ class SwapRequest(ReasonRequest):
     bundle: str = Field(min_length=1, max_length=200)
 
 
-class ChangeReply(_Part):
-    """Who serves now. `changed` is false where the bundle served already."""
+class PromoteRequest(SwapRequest):
+    """Which bundle is to be promoted."""
 
-    task: str
-    serving: str
-    previous: str | None
+    override: bool = Field(default=False, description="though it is not proved")
+
+
+class RollbackRequest(ReasonRequest):
+    """What is to go; null: the canary, or where there is none, the bundle that serves."""
+
+    leaving: str | None = Field(default=None, max_length=200)
+
+
+class ChangeReply(RolesReply):
+    """Who has which role now. `changed` is false where it was so already."""
+
     changed: bool
 
 
@@ -114,12 +168,16 @@ class ConfigReply(_Part):
 def router(gateway: Gateway) -> APIRouter:
     """The routes of administration."""
     routes = APIRouter(prefix="/admin/v1", responses=problems(401, 403, 500))
+    routes.include_router(_promotion(gateway))
 
     @routes.get("/students")
     async def students() -> StudentsReply:
         """The bundles of every task, and who serves."""
         found = gateway.successions.values()
-        return StudentsReply(tasks=[await asyncio.to_thread(_shown, each) for each in found])
+        tried = {task: each.names for task, each in gateway.candidacies.items()}
+        return StudentsReply(
+            tasks=[await asyncio.to_thread(_shown, each, tried[each.task]) for each in found]
+        )
 
     @routes.post(
         "/students",
@@ -138,7 +196,17 @@ def router(gateway: Gateway) -> APIRouter:
             archive = staging / "archive"
             await _receive(request, archive, most=succession.registry.max_bytes)
             bundle = await succession.add(archive, by=_who(request))
-        return AddedReply(task=succession.task, bundle=bundle.name, size=bundle.size)
+        try:
+            note = await gateway.candidacies[succession.task].add(bundle.name)
+        except UnderstudyError as error:  # it is in the registry, and may be swapped to
+            note = error.message
+        return AddedReply(
+            task=succession.task,
+            bundle=bundle.name,
+            size=bundle.size,
+            compared=not note,
+            note=note,
+        )
 
     @routes.post(
         "/students/{task}/swap",
@@ -149,18 +217,20 @@ def router(gateway: Gateway) -> APIRouter:
         """Let a bundle serve. The one that serves now stays loaded, for a rollback."""
         wanted = await _read(request, SwapRequest)
         succession = gateway.successions[gateway.cascade(task).task]
-        return _changed(await succession.swap(wanted.bundle, by=_who(request), why=wanted.why))
+        by = _who(request)
+        return _changed(await succession.swap(wanted.bundle, by=by, why=wanted.why), gateway)
 
     @routes.post(
         "/students/{task}/rollback",
         responses=problems(400, 404, 409, 413, 415, 422, 503),
-        openapi_extra=_documented_body(ReasonRequest, required=False),
+        openapi_extra=_documented_body(RollbackRequest, required=False),
     )
     async def rollback(request: Request, task: str) -> ChangeReply:
-        """Let the previous bundle serve again."""
-        why = (await _read(request, ReasonRequest)).why
-        succession = gateway.successions[gateway.cascade(task).task]
-        return _changed(await succession.roll_back(by=_who(request), why=why))
+        """End the canary, or let the previous bundle serve again; nobody is promoted after it."""
+        asked = await _read(request, RollbackRequest)
+        succession, by = gateway.successions[gateway.cascade(task).task], _who(request)
+        change = await succession.roll_back(by=by, why=asked.why, leaving=asked.leaving)
+        return _changed(change, gateway)
 
     @routes.post(
         "/reload",
@@ -185,6 +255,60 @@ def router(gateway: Gateway) -> APIRouter:
             generation=gateway.generation, settings=without_secrets(gateway.settings)
         )
 
+    routes.include_router(shadow.router(gateway, _who))
+    return routes
+
+
+def _promotion(gateway: Gateway) -> APIRouter:
+    """The routes by which a candidate comes to serve step by step, and what stops it."""
+    routes = APIRouter()
+
+    @routes.post(
+        "/students/{task}/promote",
+        responses=problems(400, 404, 409, 413, 415, 422, 503),
+        openapi_extra=_documented_body(PromoteRequest),
+    )
+    async def promote(request: Request, task: str) -> ChangeReply:
+        """Let a candidate that is proved answer a share of the requests, step by step."""
+        asked = await _read(request, PromoteRequest)
+        return _changed(
+            await _rollout(gateway, task).promote(
+                asked.bundle, by=_who(request), why=asked.why, override=asked.override
+            ),
+            gateway,
+        )
+
+    @routes.post(
+        "/students/{task}/approve",
+        responses=problems(400, 404, 409, 413, 415, 422, 503),
+        openapi_extra=_documented_body(SwapRequest),
+    )
+    async def approve(request: Request, task: str) -> ChangeReply:
+        """Approve, as the second person, a promotion that somebody else has proposed."""
+        asked = await _read(request, SwapRequest)
+        rollout, by = _rollout(gateway, task), _who(request)
+        return _changed(await rollout.approve(asked.bundle, by=by, why=asked.why), gateway)
+
+    @routes.post(
+        "/students/{task}/freeze",
+        responses=problems(400, 404, 409, 413, 415, 422, 503),
+        openapi_extra=_documented_body(ReasonRequest),
+    )
+    async def freeze(request: Request, task: str) -> ChangeReply:
+        """Let nobody be promoted, and no canary take a further step."""
+        why = (await _read(request, ReasonRequest)).why
+        return _changed(await _rollout(gateway, task).freeze(by=_who(request), why=why), gateway)
+
+    @routes.post(
+        "/students/{task}/unfreeze",
+        responses=problems(400, 404, 409, 413, 415, 422, 503),
+        openapi_extra=_documented_body(ReasonRequest),
+    )
+    async def unfreeze(request: Request, task: str) -> ChangeReply:
+        """Let candidates be promoted again."""
+        why = (await _read(request, ReasonRequest)).why
+        return _changed(await _rollout(gateway, task).unfreeze(by=_who(request), why=why), gateway)
+
     return routes
 
 
@@ -207,30 +331,53 @@ def _masked(content: Any) -> Any:
             return content
 
 
-def _shown(succession: Succession) -> SuccessionReply:
+def _rollout(gateway: Gateway, task: str) -> Rollout:
+    return gateway.rollouts[gateway.cascade(task).task]
+
+
+def _shown(succession: Succession, tried: Collection[str]) -> SuccessionReply:
     roles = succession.roles
-    held = {roles.serving: "serving", roles.previous: "previous"}
+    held = dict.fromkeys(tried, "candidate")
+    held |= {roles.serving: "serving", roles.previous or "": "previous"}
+    if roles.canary is not None:
+        held[roles.canary.bundle] = "canary"
     names = succession.registry.names()
     if roles.serving not in names:  # what the settings name, served from its own folder
         names = (roles.serving, *names)
     if roles.previous == NO_STUDENT:  # it has no folder
         names = (roles.previous, *names)
     return SuccessionReply(
-        task=succession.task,
         configured=roles.configured,
-        serving=roles.serving,
-        previous=roles.previous,
-        bundles=[BundleReply(name=name, role=held.get(name, "candidate")) for name in names],
+        bundles=[BundleReply(name=name, role=held.get(name, _IDLE)) for name in names],
+        **_roles(succession.task, roles, succession.settings),
     )
 
 
-def _changed(change: Change) -> ChangeReply:
-    return ChangeReply(
-        task=change.task,
-        serving=change.serving,
-        previous=change.previous,
-        changed=change.changed,
-    )
+def _changed(change: Change, gateway: Gateway) -> ChangeReply:
+    settings = gateway.settings.tasks[change.task]
+    return ChangeReply(changed=change.changed, **_roles(change.task, change.roles, settings))
+
+
+def _roles(task: str, roles: Roles, settings: TaskSettings) -> dict[str, Any]:
+    """The keys of a RolesReply."""
+    canary, ladder = roles.canary, settings.promotion.ladder()
+    return {
+        "task": task,
+        "serving": roles.serving,
+        "previous": roles.previous,
+        "canary": canary
+        and CanaryReply(
+            bundle=canary.bundle,
+            step=min(canary.step + 1, len(ladder)),
+            steps=len(ladder),
+            share=ladder.step(canary.step).share,
+            since=canary.since,
+            began=canary.began,
+            by=canary.by,
+        ),
+        "proposal": roles.proposal and ProposalReply(**roles.proposal.model_dump()),
+        "frozen": roles.frozen and FrozenReply(**roles.frozen.model_dump()),
+    }
 
 
 async def _read(request: Request, model: type[_Asked]) -> _Asked:

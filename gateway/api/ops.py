@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from gateway.api.schemas import State, problems
-from gateway.api.stats import validities
+from gateway.api.stats import validities, watched
 from gateway.assembly import Gateway
 from gateway.errors import Draining, ServingError
 from gateway.telemetry.metrics import CONTENT_TYPE
@@ -58,6 +58,7 @@ def metrics(gateway: Gateway) -> APIRouter:
         """Every metric, in Prometheus' text format."""
         await gateway.look_at_budgets()
         gateway.metrics.certified(validities(gateway))
+        gateway.metrics.watched(watched(gateway))
         return Response(gateway.metrics.render(), headers={"content-type": CONTENT_TYPE})
 
     return routes

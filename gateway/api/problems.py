@@ -25,6 +25,8 @@ from gateway.errors import (
     Forbidden,
     Invalid,
     Malformed,
+    NotProved,
+    PromotionFrozen,
     Overloaded,
     RecordsUnavailable,
     RequestError,
@@ -35,6 +37,7 @@ from gateway.errors import (
     TooLarge,
     Unauthorized,
     UnderstudyError,
+    UnknownRecord,
     UnknownTask,
 )
 
@@ -72,7 +75,10 @@ _TABLE: Mapping[type[Exception], tuple[int, str]] = {
     Unauthorized: (401, "No key, or one that is not known"),
     Forbidden: (403, "The key may not do this"),
     Conflict: (409, "Another change is under way"),
+    NotProved: (409, "The candidate has not shown that it may serve"),
+    PromotionFrozen: (409, "Nobody is promoted until somebody has looked"),
     UnknownTask: (404, "No task of that name"),
+    UnknownRecord: (404, "No stored answer of that id"),
     RequestError: (400, "The request cannot be answered"),
     BundleMissing: (404, "No bundle of that name"),
     BundleError: (422, "The bundle is refused"),

@@ -15,7 +15,11 @@ from gateway.api.problems import CONTENT_TYPE
 from gateway.contract.certificate import PolicyCertificate
 from gateway.contract.manifest import Certificate, Head
 from gateway.shadow.account import Served
+from gateway.shadow.drift import Movement
+from gateway.shadow.promotion import Decision
 from gateway.shadow.rate import CONFIDENCE, Rate
+from gateway.shadow.shadow import Candidate
+from gateway.shadow.streams import Reading
 from gateway.types import FieldValue, Reason, Route, Wish
 
 
@@ -222,6 +226,7 @@ class Costs(_Part):
     teacher: Amount
     audits: Amount
     avoided: Amount
+    shadow: int | None = Field(description="candidates, and a teacher that was asked again")
     total: int | None
 
 
@@ -289,6 +294,98 @@ class BudgetReply(_Part):
     requests_per_second: float | None
 
 
+class AlarmReply(_Part):
+    """One stream of the student that serves, and its alarm."""
+
+    level: str = Field(description="calm, warn or alarm")
+    limit: float = Field(description="of the share")
+    share: float | None = Field(description="that was seen; null: no row yet")
+    rows: int
+    statistic: float = Field(description="it warns at the square root of the bar")
+    bar: float = Field(description="where it rings")
+
+    @classmethod
+    def of(cls, reading: Reading) -> Self:
+        """A reading, as it is shown."""
+        return cls(
+            level=reading.level,
+            limit=reading.limit,
+            share=reading.mean,
+            rows=reading.rows,
+            statistic=reading.statistic,
+            bar=reading.bar,
+        )
+
+
+class MovementReply(_Part):
+    """One signal of the traffic."""
+
+    state: str = Field(description="steady or drifting")
+    mean: float | None = Field(description="since it last changed; null: no row yet")
+    before: float | None = Field(description="before it began to drift; null: it is steady")
+    rows: int = Field(description="that the mean rests on")
+    since: float | None = Field(description="seconds since the epoch")
+
+    @classmethod
+    def of(cls, movement: Movement) -> Self:
+        """A movement, as it is shown."""
+        return cls(
+            state=movement.state,
+            mean=movement.mean,
+            before=movement.before,
+            rows=movement.rows,
+            since=movement.since,
+        )
+
+
+class IncidentReply(_Part):
+    """Something went wrong, and nobody is promoted until somebody has looked."""
+
+    at: float = Field(description="seconds since the epoch")
+    why: str
+    student: str | None = Field(description="the one that was sent back, if one was")
+
+
+class WatchReply(_Part):
+    """The alarms of the student that serves, and what traffic does."""
+
+    alarms: dict[str, AlarmReply] = Field(description="by stream")
+    drift: dict[str, MovementReply] = Field(description="by signal")
+    certificate_stale: bool = Field(
+        description="traffic is no longer what it was under this certificate and student"
+    )
+    audits_doubled: bool = Field(description="an alarm warns, or traffic drifts")
+    incident: IncidentReply | None
+
+
+class CandidateStats(_Part):
+    """A candidate beside what serves; see `GET /admin/v1/shadow` for all of it."""
+
+    state: str = Field(description="starting, running, resting or stopped")
+    decision: str | None = Field(description="promote, hold or reject; null: not judged yet")
+    compared: int = Field(description="by this process")
+    other_than_serving: int
+    with_teacher: int
+    other_than_teacher: int
+    skipped: dict[str, int] = Field(description="requests drawn and not shown to it, by cause")
+    lapses: dict[str, int] = Field(description="requests that it said nothing of, by cause")
+
+    @classmethod
+    def of(cls, candidate: Candidate, decision: Decision | None) -> Self:
+        """A candidate, as it is shown."""
+        counts, runner = candidate.slices.whole, candidate.runner
+        return cls(
+            state=runner.state,
+            decision=decision,
+            compared=counts.compared,
+            other_than_serving=counts.other_than_serving,
+            with_teacher=counts.with_teacher,
+            other_than_teacher=counts.other_than_teacher,
+            skipped={cause.value: count for cause, count in runner.shed.items()},
+            lapses={lapse.value: count for lapse, count in runner.lapses.items()},
+        )
+
+
 class TaskStats(_Part):
     """The figures of one task."""
 
@@ -308,6 +405,8 @@ class TaskStats(_Part):
     served_error: ServedErrorReply | None = Field(
         description="null: no task of this gateway, see `other`"
     )
+    watch: WatchReply | None = Field(description="null: no task of this gateway, see `other`")
+    candidates: dict[str, CandidateStats] = Field(description="by the name of their bundle")
     cost: Costs = Field(description="micro-USD")
     budget: BudgetReply | None = Field(description="of its teacher; null: nothing is limited")
 

@@ -9,9 +9,13 @@ from typing import Any
 from fastapi import APIRouter
 
 from gateway.api.schemas import (
+    AlarmReply,
     BalanceReply,
     BudgetReply,
+    CandidateStats,
     CertificateReply,
+    IncidentReply,
+    MovementReply,
     RecordCounts,
     ServedErrorReply,
     ServingReply,
@@ -20,16 +24,17 @@ from gateway.api.schemas import (
     TaskReply,
     TasksReply,
     TaskStats,
+    WatchReply,
     problems,
 )
 from gateway.assembly import Gateway
-from gateway.contract.certificate import PolicyCertificate
+from gateway.contract.certificate import Fault, PolicyCertificate
 from gateway.contract.manifest import Certificate
 from gateway.routing.budget import Budget
 from gateway.routing.cascade import Cascade
 from gateway.settings import ServerSettings, Settings
 from gateway.store.writer import Account
-from gateway.telemetry.metrics import Validity
+from gateway.telemetry.metrics import Validity, Watched
 
 
 def router(gateway: Gateway) -> APIRouter:
@@ -73,6 +78,8 @@ def stats_of(gateway: Gateway) -> StatsReply:
                 audits_skipped=gateway.audits_skipped(name),
                 budget=_budget(gateway.budgets.get(name)),
                 served_error=_served_error(gateway, name),
+                candidates=_candidates(gateway, name),
+                watch=_watch(gateway, name),
                 **figures,
             )
             for name, figures in shown["tasks"].items()
@@ -83,6 +90,16 @@ def stats_of(gateway: Gateway) -> StatsReply:
 def _served_error(gateway: Gateway, task: str) -> ServedErrorReply | None:
     found = gateway.quality.served(task)
     return ServedErrorReply.of(found) if found else None
+
+
+def _candidates(gateway: Gateway, task: str) -> dict[str, CandidateStats]:
+    candidacy = gateway.candidacies.get(task)
+    if candidacy is None:
+        return {}
+    return {
+        each.name: CandidateStats.of(each, candidacy.decisions.get(each.name))
+        for each in candidacy.shadow.candidates
+    }
 
 
 def _budget(budget: Budget | None) -> BudgetReply | None:
@@ -107,6 +124,7 @@ def serving(settings: Settings, cascade: Cascade | None) -> ServingReply | None:
     task = settings.tasks[cascade.task]
     warrant = cascade.rung.policy.warrant
     fault = warrant.fault_at(time.time()) if warrant else None
+    fault = fault or (Fault.STALE if cascade.stale() else None)
     certificate = None if fault else certificate_of(cascade, task.student.operating_point)
     return ServingReply(
         student=cascade.rung.name,
@@ -150,6 +168,36 @@ def validities(gateway: Gateway) -> dict[str, Validity]:
             expires = policy.warrant.expires if policy.warrant else math.inf
             found[name] = Validity(certified, expires if math.isfinite(expires) else None)
     return found
+
+
+def watched(gateway: Gateway) -> dict[str, Watched]:
+    """What is watched of each task, and how it stands."""
+    return {
+        name: Watched(
+            readings=each.watch.readings(),
+            drift=each.watch.drift(),
+            stale=each.watch.stale,
+            incident=each.roles.frozen is not None,
+        )
+        for name, each in gateway.successions.items()
+    }
+
+
+def _watch(gateway: Gateway, task: str) -> WatchReply | None:
+    """The same of one task, in words; None for what is no task of this gateway."""
+    succession = gateway.successions.get(task)
+    if succession is None:
+        return None
+    watch, frozen = succession.watch, succession.roles.frozen
+    return WatchReply(
+        alarms={each.stream.value: AlarmReply.of(each) for each in watch.readings()},
+        drift={each.signal.value: MovementReply.of(each) for each in watch.drift().movements},
+        certificate_stale=watch.stale,
+        audits_doubled=watch.alert,
+        incident=IncidentReply(at=frozen.at, why=frozen.why, student=frozen.student)
+        if frozen
+        else None,
+    )
 
 
 def _task(name: str, cascade: Cascade, server: ServerSettings) -> TaskReply:

@@ -28,6 +28,7 @@ from gateway.cli.handover import handover
 from gateway.cli.policy import policy
 from gateway.cli.records import records
 from gateway.cli.reload import reload
+from gateway.cli.shadow import shadow
 from gateway.cli.stats import stats
 from gateway.cli.students import students
 from gateway.cli.terminal import AsJson, Config, complain, flat, print_json, print_tables, table
@@ -78,6 +79,7 @@ app = typer.Typer(
 )
 app.add_typer(bundles, name="bundle")
 app.add_typer(students, name="students")
+app.add_typer(shadow, name="shadow")
 app.add_typer(changes, name="changes")
 app.command()(reload)
 app.command()(stats)

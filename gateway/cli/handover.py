@@ -38,6 +38,38 @@ def handover(
     as_json: AsJson = False,
 ) -> None:
     """Write stored answers of the teacher as examples, from which a student is distilled."""
+    name, tally = hand_over(out, config, task, since=since, until=until)
+    if as_json:
+        shown = {
+            "task": name,
+            "out": str(out),
+            "examples": tally.examples,
+            "verdicts": tally.verdicts,
+            "duplicates": tally.duplicates,
+            "without_text": tally.without_text,
+            "strange": tally.strange,
+        }
+        print_json(shown)
+        return
+    print(f"{told(tally, name)} in {out}; left out: {_left(tally)}")
+    if tally.without_text:
+        print("note: records.text: full keeps the texts of requests from now on")
+    print(f"next: understudy init {name} --data {out}, then understudy distill")
+
+
+def hand_over(
+    out: Path,
+    config: Path,
+    task: str | None,
+    *,
+    since: str | None = None,
+    until: str | None = None,
+) -> tuple[str, Tally]:
+    """Write the examples into `out`, whole or not at all: the task, and what became of its rows.
+
+    Raises DataError where there are none, UsageError for what cannot be meant or written, and what
+    the settings and the database raise.
+    """
     from gateway.contract import examples
     from gateway.seat import heads_of
     from gateway.settings import load
@@ -51,25 +83,17 @@ def handover(
         examples.write(draft, found.examples())
         tally = found.tally
         if not tally.examples:
-            raise DataError(f"there is nothing to hand over: {_told(tally)}", mend=_mend(tally))
-    if as_json:
-        shown = {
-            "task": name,
-            "out": str(out),
-            "examples": tally.examples,
-            "duplicates": tally.duplicates,
-            "without_text": tally.without_text,
-            "strange": tally.strange,
-        }
-        print_json(shown)
-        return
-    print(f"{tally.examples} examples of {name} in {out}; left out: {_told(tally)}")
-    if tally.without_text:
-        print("note: records.text: full keeps the texts of requests from now on")
-    print(f"next: understudy distill, with data: {out}")
+            raise DataError(f"there is nothing to hand over: {_left(tally)}", mend=_mend(tally))
+    return name, tally
 
 
-def _told(tally: Tally) -> str:
+def told(tally: Tally, task: str) -> str:
+    """How many examples there are, and how many of them people have judged."""
+    judged = f" ({tally.verdicts} with a person's verdict)" if tally.verdicts else ""
+    return f"{tally.examples} examples of {task}{judged}"
+
+
+def _left(tally: Tally) -> str:
     return (
         f"{tally.duplicates} of a text that came again later, {tally.without_text} without their "
         f"text, {tally.strange} of other heads or labels"

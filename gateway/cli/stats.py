@@ -65,6 +65,9 @@ def _tables(title: str, task: Mapping[str, Any], window: str) -> Iterator[Table]
             "of rows audits void estimate lower upper differ differ_upper",
             _served(task["served_error"]),
         )  # fmt: skip
+    if watch := task.get("watch"):
+        yield table("Alarms", "stream level limit share rows of_the_bar", _alarms(watch))
+        yield table("Traffic", "signal state mean before rows", _traffic(watch))
 
 
 def _latency(task: Mapping[str, Any], window: str) -> Iterator[Row]:
@@ -118,11 +121,24 @@ def _served(served: Mapping[str, Any]) -> Iterator[Row]:
                     yield f"{name}: {value}", *_rate(rate)
 
 
+def _alarms(watch: Mapping[str, Any]) -> Iterator[Row]:
+    for stream, alarm in watch["alarms"].items():
+        loud = alarm["statistic"] / alarm["bar"]
+        yield stream, alarm["level"], alarm["limit"], alarm["share"], alarm["rows"], loud
+
+
+def _traffic(watch: Mapping[str, Any]) -> Iterator[Row]:
+    for signal, moved in watch["drift"].items():
+        yield signal, moved["state"], moved["mean"], moved["before"], moved["rows"]
+
+
 def _rate(rate: Mapping[str, Any]) -> Row:
     return tuple(rate[part] for part in _RATE)
 
 
 def _remarks(task: Mapping[str, Any]) -> Iterator[str]:
+    if watch := task.get("watch"):
+        yield from _watched(watch)
     served = task.get("served_error")
     if not served:
         return
@@ -138,6 +154,16 @@ def _remarks(task: Mapping[str, Any]) -> Iterator[str]:
                        ("unmeasured", "could not be audited")):  # fmt: skip
         if served[key]:
             yield f"{served[key]} answers are in no rate: {about}"
+
+
+def _watched(watch: Mapping[str, Any]) -> Iterator[str]:
+    if incident := watch["incident"]:
+        when = datetime.fromtimestamp(incident["at"], UTC)
+        yield f"INCIDENT since {when:%Y-%m-%d %H:%M} UTC, nobody is promoted: {incident['why']}"
+    if watch["certificate_stale"]:
+        yield "the certificate is stale, for traffic drifts: understudy policy certify"
+    if watch["audits_doubled"]:
+        yield "the audit share is doubled until alarms and traffic are calm"
 
 
 def _usd(micro: int | None) -> float | None:

@@ -19,6 +19,8 @@ _Task = Annotated[str | None, typer.Option(help="May be left out where there is 
 
 _Why = Annotated[str, typer.Option(help="For the log of changes.")]
 
+_MustSayWhy = Annotated[str, typer.Option("--why", help="For the log of changes.")]
+
 _PATH = "/admin/v1/students"
 _KINDS = {".zip": "application/zip", ".gz": "application/gzip", ".tgz": "application/gzip"}
 _TAR = "application/x-tar"
@@ -34,16 +36,15 @@ def add(
     as_json: AsJson = False,
 ) -> None:
     """Send a bundle to the gateways: verified and rehearsed, it is a candidate then."""
-    from urllib.parse import quote
-
-    gateways = reach(config, admin, key_file)
-    where = _PATH if task is None else f"{_PATH}?task={quote(task)}"
-    replies = list(_sent(gateways, where, path))
+    replies = list(send(reach(config, admin, key_file), task, path))
     if as_json:
         print_json([{"url": url, **reply} for url, reply in replies])
         return
     for url, reply in replies:
-        print(f"{url}: {reply['bundle']} is a candidate for {reply['task']}")
+        said = "is a candidate for" if reply["compared"] else "is not compared, but added to"
+        print(f"{url}: {reply['bundle']} {said} {reply['task']}")
+        if reply["note"]:
+            print(f"  {reply['note']}")
     print(f"next: understudy students swap {replies[0][1]['bundle']}")
 
 
@@ -60,6 +61,33 @@ def list_students(
         print_json([{"url": url, **reply} for url, reply in replies])
         return
     print_tables(*(table(url, "task bundle role", _rows(reply["tasks"])) for url, reply in replies))
+    for url, reply in replies:
+        for each in reply["tasks"]:
+            for line in _on_the_way(each):
+                print(f"{url}: {each['task']}: {line}")
+
+
+@students.command("remove")
+def remove(
+    name: Annotated[str, typer.Argument(help="Of the candidate.")],
+    config: Config = Path("understudy.yaml"),
+    task: _Task = None,
+    admin: Admin = None,
+    key_file: KeyFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare a candidate no more; its bundle stays in the registry."""
+    from urllib.parse import quote
+
+    gateways = reach(config, admin, key_file)
+    task = task or _only_task(gateways)
+    path = f"/admin/v1/shadow/{quote(task, safe='')}/{quote(name, safe='')}"
+    replies = list(gateways.each("DELETE", path))
+    if as_json:
+        print_json([{"url": url, **reply} for url, reply in replies])
+        return
+    for url, reply in replies:
+        print(f"{url}: {reply['bundle']} is no candidate for {reply['task']} any more")
 
 
 @students.command("swap")
@@ -86,12 +114,77 @@ def rollback(
     key_file: KeyFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let the previous bundle serve again."""
-    _change("rollback", {"why": why}, reach(config, admin, key_file), task, as_json=as_json)
+    """End the canary, or let the previous bundle serve again; promotion is frozen then."""
+    gateways = reach(config, admin, key_file)
+    task = task or _only_task(gateways)
+    _, reply = next(gateways.each("GET", _PATH))
+    shown = next((each for each in reply["tasks"] if each["task"] == task), None)
+    going = None if shown is None else (shown["canary"] or {}).get("bundle", shown["serving"])
+    # So that no replica which has followed the first one already goes on to the one before.
+    _change("rollback", {"why": why, "leaving": going}, gateways, task, as_json=as_json)
+
+
+@students.command("promote")
+def promote(
+    name: Annotated[str, typer.Argument(help="Of the candidate.")],
+    config: Config = Path("understudy.yaml"),
+    task: _Task = None,
+    override: Annotated[
+        bool, typer.Option("--override", help="Though it is not proved; wants --why.")
+    ] = False,
+    why: _Why = "",
+    admin: Admin = None,
+    key_file: KeyFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a candidate that is proved answer a share of the requests, step by step."""
+    body = {"bundle": name, "override": override, "why": why}
+    _change("promote", body, reach(config, admin, key_file), task, as_json=as_json)
+
+
+@students.command("approve")
+def approve(
+    name: Annotated[str, typer.Argument(help="Of the candidate that somebody else proposed.")],
+    config: Config = Path("understudy.yaml"),
+    task: _Task = None,
+    why: _Why = "",
+    admin: Admin = None,
+    key_file: KeyFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Approve a promotion, as the second person."""
+    body = {"bundle": name, "why": why}
+    _change("approve", body, reach(config, admin, key_file), task, as_json=as_json)
+
+
+@students.command("freeze")
+def freeze(
+    why: _MustSayWhy,
+    config: Config = Path("understudy.yaml"),
+    task: _Task = None,
+    admin: Admin = None,
+    key_file: KeyFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let nobody be promoted, and no canary take a further step."""
+    _change("freeze", {"why": why}, reach(config, admin, key_file), task, as_json=as_json)
+
+
+@students.command("unfreeze")
+def unfreeze(
+    why: _MustSayWhy,
+    config: Config = Path("understudy.yaml"),
+    task: _Task = None,
+    admin: Admin = None,
+    key_file: KeyFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let candidates be promoted again."""
+    _change("unfreeze", {"why": why}, reach(config, admin, key_file), task, as_json=as_json)
 
 
 def _change(
-    verb: str, said: Mapping[str, str], gateways: Gateways, task: str | None, *, as_json: bool
+    verb: str, said: Mapping[str, Any], gateways: Gateways, task: str | None, *, as_json: bool
 ) -> None:
     import json
     from urllib.parse import quote
@@ -107,6 +200,20 @@ def _change(
         again = "" if reply["changed"] else ", as before"
         previous = reply["previous"] or "none"
         print(f"{url}: {reply['serving']} serves {task}{again} (previous: {previous})")
+        for line in _on_the_way(reply):
+            print(f"  {line}")
+
+
+def _on_the_way(reply: Mapping[str, Any]) -> Iterable[str]:
+    """What else is to be known of a task: its canary, who waits, and what stops all of them."""
+    if canary := reply["canary"]:
+        where = f"step {canary['step']} of {canary['steps']}"
+        yield f"canary: {canary['bundle']} answers {canary['share']:.0%} ({where})"
+    if proposal := reply["proposal"]:
+        name = proposal["bundle"]
+        yield f"proposed by {proposal['by']}: {name}; next: understudy students approve {name}"
+    if frozen := reply["frozen"]:
+        yield f"promotion is frozen: {frozen['why']}"
 
 
 def _only_task(gateways: Gateways) -> str:
@@ -117,13 +224,18 @@ def _only_task(gateways: Gateways) -> str:
     return str(names[0])
 
 
-def _sent(gateways: Gateways, where: str, path: Path) -> Iterable[tuple[str, dict[str, Any]]]:
-    """Send a folder packed, and an archive as it is."""
+def send(gateways: Gateways, task: str | None, path: Path) -> Iterable[tuple[str, dict[str, Any]]]:
+    """Send a bundle: a folder packed, an archive as it is. Each gateway's URL and its reply.
+
+    Raises a BundleError, UsageError or ServingError.
+    """
     import tempfile
+    from urllib.parse import quote
 
     from gateway.contract import archive
     from gateway.contract.bundle import open_bundle
 
+    where = _PATH if task is None else f"{_PATH}?task={quote(task)}"
     if not path.is_dir():
         if not path.is_file():
             raise UsageError(f"{path}: not a file or folder", mend="name a bundle or an archive")

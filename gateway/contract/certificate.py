@@ -38,6 +38,7 @@ class Fault(StrEnum):
     OTHER_TEACHER = "other teacher"
     OTHER_POLICY = "other policy"
     EXPIRED = "expired"
+    STALE = "stale"  # traffic is no longer what it was issued on
 
 
 class _Part(BaseModel):

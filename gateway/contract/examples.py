@@ -27,10 +27,11 @@ class Example:
     """A text and what is known about its labels.
 
     `labels` is the gold label of each head (a string for a choice, a tuple for flags); empty where
-    there is none. `propensity` is the probability with which the row was observed at all. Rows of
-    the same `group` (a conversation, a customer) are never split apart. `scores` is, per head, the
-    probability that a teacher gave each label; a label that is left out had none. `chosen`: the row
-    was observed because of what a student said of it, as escalated ones are.
+    there is none. `propensity` is the probability with which the row was observed at all; None:
+    nobody knows it, as of a row that a person picked, which can be learnt from and measures
+    nothing. Rows of the same `group` (a conversation, a customer) are never split apart. `scores`
+    is, per head, the probability that a teacher gave each label; a label that is left out had none.
+    `chosen`: the row was observed because of what a student said of it, as escalated ones are.
     """
 
     text: str
@@ -38,7 +39,7 @@ class Example:
     fields: Mapping[str, Field] = field(default_factory=dict)
     group: str | None = None
     source: str = "gold"
-    propensity: float = 1.0
+    propensity: float | None = 1.0
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     chosen: bool = False
 

@@ -221,7 +221,7 @@ class Budget:
         if not limits or ledger is None:
             return _Free(told)
         most = limits.call if micro_usd is None else micro_usd
-        audit = bucket is Bucket.AUDIT
+        audit = bucket in {Bucket.AUDIT, Bucket.SHADOW}
         order = Order(identity.answer_id(), self.task, most or 0, audit)  # 0: only the rate counts
         pending = ledger.reserve(order, limits)
         try:

@@ -8,14 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gateway import identity
-from gateway.contract.bundle import Bundle
 from gateway.contract.manifest import Head
 from gateway.errors import StudentFailed, TeacherError
-from gateway.routing.policy import EscalationPolicy
+from gateway.routing.canary import Canary
+from gateway.routing.rung import Rung
 from gateway.routing.unavailable import Unavailable
 from gateway.shadow.coins import Coins
-from gateway.students.batching import Batcher, Timed
-from gateway.students.vacancy import NO_STUDENT, Vacancy
+from gateway.students.batching import Timed
 from gateway.teachers.guard import Guard
 from gateway.telemetry.audience import Audience
 from gateway.telemetry.failures import FailureLog
@@ -39,32 +38,16 @@ _NO_AUDITS = Coins()
 _NOT_DRAWN = Draw()
 
 
-@dataclass(frozen=True, slots=True)
-class Rung:
-    """A student and the policy that its certificate belongs to: they are only changed together.
-
-    Where a task has no student, a vacancy stands in its place.
-    """
-
-    student: Batcher | Vacancy
-    policy: EscalationPolicy
-
-    @property
-    def bundle(self) -> Bundle | None:
-        """The student's bundle; None: there is no student."""
-        student = self.student.student
-        return None if student is None else student.bundle
-
-    @property
-    def name(self) -> str:
-        """The name of the student's bundle, or `no_student`."""
-        return NO_STUDENT if (bundle := self.bundle) is None else bundle.name
+def _never() -> bool:
+    return False
 
 
 class Cascade:
     """Answers the requests of one task.
 
-    `rung` may be replaced at any time: each request is answered by the one that it met.
+    `rung` may be replaced at any time, and so may the `canary` beside it, which answers the
+    instances that it takes: each is answered by the rung that it met, and by no other. `stale` says
+    whether certificates are void for what traffic has become.
     """
 
     def __init__(
@@ -77,16 +60,20 @@ class Cascade:
         observers: Sequence[Observer],
         unavailable: Unavailable,
         coins: Coins = _NO_AUDITS,
+        canary: Canary | None = None,
+        stale: Callable[[], bool] = _never,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.task = task
         self.rung = rung
+        self.canary = canary
         self.teacher = teacher
         self._prices = prices
         self._audience = Audience(observers)
         self._failures = FailureLog(task)
         self._unavailable = unavailable
-        self._coins = coins
+        self.coins = coins
+        self.stale = stale
         self._clock = clock
 
     @property
@@ -101,12 +88,14 @@ class Cascade:
         request fails as a whole, and observers are told of none.
         """
         started = time.perf_counter()
-        rung = self.rung
-        first = await self._ask_student(rung.student, instances, terms)
-        now = self._clock()
+        rungs = self._rungs(instances)
+        first = await self._ask_students(rungs, instances, terms)
+        now, stale = self._clock(), self.stale()
         decisions = [
-            rung.policy.decide(instance, timed.prediction if timed else None, terms.wish, now=now)
-            for instance, timed in zip(instances, first, strict=True)
+            rung.policy.decide(
+                instance, timed.prediction if timed else None, terms.wish, now=now, stale=stale
+            )
+            for rung, instance, timed in zip(rungs, instances, first, strict=True)
         ]
         decided = time.perf_counter()  # what needs no teacher ends here, whoever else has to wait
         second = await self._ask_teacher(instances, first, decisions, terms.deadline)
@@ -126,15 +115,36 @@ class Cascade:
             self._audience.answered(answer)
         return answers
 
-    async def _ask_student(
-        self, student: Batcher | Vacancy, instances: Sequence[Instance], terms: Terms
+    def _rungs(self, instances: Sequence[Instance]) -> list[Rung]:
+        """Which rung answers each instance."""
+        rung, canary = self.rung, self.canary
+        if canary is None:
+            return [rung] * len(instances)
+        return [canary.rung if canary.takes(instance) else rung for instance in instances]
+
+    async def _ask_students(
+        self, rungs: Sequence[Rung], instances: Sequence[Instance], terms: Terms
     ) -> list[Timed | None]:
-        """The student's word on each instance; None where it failed, or where there is none."""
-        said = await student.submit([instance.text for instance in instances], terms)
-        for each in said:
-            if isinstance(each, StudentFailed):
-                self._failures.tell("student", each)
-        return [each if isinstance(each, Timed) else None for each in said]
+        """Each rung's student on its instances; None where it failed, or where there is none."""
+        texts: dict[int, dict[int, str]] = {}  # of each rung: its texts by their place
+        for number, (rung, instance) in enumerate(zip(rungs, instances, strict=True)):
+            texts.setdefault(id(rung), {})[number] = instance.text
+        heard: list[Timed | None] = [None] * len(instances)
+        asked: list[asyncio.Future[Sequence[Timed | StudentFailed | None]]] = []
+        try:
+            for mine in texts.values():
+                student = rungs[next(iter(mine))].student
+                asked.append(asyncio.ensure_future(student.submit(list(mine.values()), terms)))
+            for mine, said in zip(texts.values(), asked, strict=True):
+                for number, each in zip(mine, await said, strict=True):
+                    if isinstance(each, StudentFailed):
+                        self._failures.tell("student", each)
+                    heard[number] = each if isinstance(each, Timed) else None
+        except BaseException:
+            for said in asked:
+                said.cancel()
+            raise
+        return heard
 
     async def _ask_teacher(
         self,
@@ -193,7 +203,7 @@ class Cascade:
         confident = route is Route.STUDENT and decision.reason is Reason.CONFIDENT
         draw = _NOT_DRAWN
         if route is Route.TEACHER or (confident and student):
-            draw = self._coins.toss(student.score if confident and student else None)
+            draw = self.coins.toss(student.score if confident and student else None)
         return Answer(
             id=identity.answer_id(),
             task=self.task,

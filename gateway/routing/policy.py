@@ -19,6 +19,7 @@ from gateway.types import Decision, Instance, Prediction, Reason, Wish
 
 CRITICAL = "critical"  # the detail where a critical label is too probable
 
+_THRESHOLD_HOLDS = (None, Fault.STALE)  # what a stale certificate names still says who is unsure
 _HARD = frozenset({Reason.TRUNCATED, Reason.STUDENT_FAILED, Reason.NO_STUDENT, Reason.HIGH_RISK})
 
 
@@ -72,15 +73,18 @@ class EscalationPolicy:
         wish: Wish = Wish.AUTO,
         *,
         now: float = 0.0,
+        stale: bool = False,
     ) -> Decision:
         """Decide on one instance. `prediction` is None when no student has spoken.
 
-        `now`, in seconds since the epoch, is held against the end of the certificate.
+        `now`, in seconds since the epoch, is held against the end of the certificate; where it is
+        `stale`, of the policy or of the bundle, it is void.
         """
         rule = first(self.rules, instance, prediction) if self.rules else None
-        if rule is None and wish is Wish.AUTO and self._trusts(prediction, now):
+        if rule is None and wish is Wish.AUTO and not stale and self._trusts(prediction, now):
             return self._confident  # most requests end here
-        held = [gate for gate in self.gates(instance, prediction, wish, now=now) if gate.holds]
+        gates = self.gates(instance, prediction, wish, now=now, stale=stale)
+        held = [gate for gate in gates if gate.holds]
         escalate = wish is not Wish.STUDENT or any(gate.reason in _HARD for gate in held)
         if wish is Wish.STUDENT and escalate:
             held = [gate for gate in held if gate.reason is not Reason.REQUESTED]
@@ -99,6 +103,7 @@ class EscalationPolicy:
         wish: Wish = Wish.AUTO,
         *,
         now: float = 0.0,
+        stale: bool = False,
     ) -> Iterator[Gate]:
         """Every gate, in the order in which they are looked at."""
         yield Gate(Reason.REQUESTED, "", wish is not Wish.AUTO)
@@ -107,7 +112,8 @@ class EscalationPolicy:
         for rule in self.rules:
             yield Gate(Reason.HIGH_RISK, rule.name, rule.holds(instance, prediction))
         if prediction is not None:
-            yield from self._doubts(prediction, now)
+            fault = self.warrant.fault_at(now) if self.warrant else None
+            yield from self._doubts(prediction, fault or (Fault.STALE if stale else None))
 
     @cached_property
     def _confident(self) -> Decision:
@@ -132,7 +138,7 @@ class EscalationPolicy:
         familiarity, least = prediction.familiarity, self.min_familiarity
         return least is not None and (familiarity is None or not familiarity >= least)
 
-    def _doubts(self, prediction: Prediction, now: float) -> Iterator[Gate]:
+    def _doubts(self, prediction: Prediction, fault: Fault | None) -> Iterator[Gate]:
         if (critical := self.critical) is not None:
             mass = critical.mass(prediction)
             yield Gate(Reason.SEVERITY, CRITICAL, critical.reached(mass), mass, critical.threshold)
@@ -142,10 +148,9 @@ class EscalationPolicy:
         if (severity := self.severity) is not None:
             gain, head = severity.gain(prediction), severity.dearest(prediction)
             yield Gate(Reason.SEVERITY, head, severity.pays(gain), gain, severity.bar)
-        fault = self.warrant.fault_at(now) if self.warrant else None
         void = fault is not None or self.threshold is None
         yield Gate(Reason.NO_CERTIFICATE, fault or "", void)
         # A score that is not a number is not at or above anything, so it escalates.
-        if self.threshold is not None and fault is None:
+        if self.threshold is not None and fault in _THRESHOLD_HOLDS:
             sure = prediction.score >= self.threshold
             yield Gate(Reason.LOW_CONFIDENCE, "", not sure, prediction.score, self.threshold)

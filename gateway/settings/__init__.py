@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 
 from gateway import document
 from gateway.errors import SettingsError
+from gateway.settings.alarms import AlarmSettings, DriftSettings
 from gateway.settings.audit import AuditSettings
 from gateway.settings.environment import (
     Secrets,
@@ -27,6 +28,7 @@ from gateway.settings.environment import (
 from gateway.settings.money import BudgetSettings, PriceSettings
 from gateway.settings.part import Name, Part
 from gateway.settings.policy import CriticalSettings, PolicySettings, SeveritySettings, read_policy
+from gateway.settings.promotion import PromotionSettings, SafetyNetSettings, StepSettings
 from gateway.settings.rule import RuleSettings
 from gateway.settings.server import (
     AdminSettings,
@@ -36,6 +38,7 @@ from gateway.settings.server import (
     is_loopback,
     meet,
 )
+from gateway.settings.shadow import GateSettings, ShadowSettings
 from gateway.settings.stores import RecordSettings, RegistrySettings
 from gateway.settings.student import StudentSettings
 from gateway.settings.task import HeadSettings, TaskSettings
@@ -54,13 +57,16 @@ from gateway.settings.upstream import ChatSettings, OipSettings, ShownSettings, 
 __all__ = [
     "FILE",
     "AdminSettings",
+    "AlarmSettings",
     "AuditSettings",
     "BreakerSettings",
     "BudgetSettings",
     "CacheSettings",
     "ChatSettings",
     "CriticalSettings",
+    "DriftSettings",
     "EnsembleSettings",
+    "GateSettings",
     "HeadSettings",
     "HedgeSettings",
     "KeySettings",
@@ -69,15 +75,19 @@ __all__ = [
     "OipSettings",
     "PolicySettings",
     "PriceSettings",
+    "PromotionSettings",
     "RecordSettings",
     "RegistrySettings",
     "RuleSettings",
+    "SafetyNetSettings",
     "ScriptedSettings",
     "ServerSettings",
     "Settings",
     "SeveritySettings",
+    "ShadowSettings",
     "ShownSettings",
     "SkillSettings",
+    "StepSettings",
     "StudentSettings",
     "TaskSettings",
     "TeacherSettings",

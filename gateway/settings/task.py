@@ -9,10 +9,13 @@ from pydantic import Field, model_validator
 
 from gateway.contract.manifest import Head, HeadKind
 from gateway.routing.budget import Limits
+from gateway.settings.alarms import AlarmSettings, DriftSettings
 from gateway.settings.audit import AuditSettings
 from gateway.settings.money import BudgetSettings, PriceSettings
 from gateway.settings.part import Name, Part
 from gateway.settings.policy import PolicySettings
+from gateway.settings.promotion import PromotionSettings
+from gateway.settings.shadow import ShadowSettings
 from gateway.settings.student import StudentSettings
 from gateway.settings.teacher import TeacherSettings
 
@@ -35,6 +38,10 @@ class TaskSettings(Part):
     teacher: TeacherSettings
     policy: PolicySettings = PolicySettings()
     audit: AuditSettings = AuditSettings()
+    shadow: ShadowSettings = ShadowSettings()
+    alarms: AlarmSettings = AlarmSettings()
+    drift: DriftSettings = DriftSettings()
+    promotion: PromotionSettings = PromotionSettings()
     prices: PriceSettings = PriceSettings()
     budget: BudgetSettings = BudgetSettings()
     deadline_ms: float | None = Field(
@@ -58,6 +65,15 @@ class TaskSettings(Part):
         return tuple(
             Head(name=name, kind=head.kind, labels=head.labels) for name, head in self.heads.items()
         )
+
+    @model_validator(mode="after")
+    def _what_is_critical_is_said(self) -> Self:
+        if self.shadow.gates.critical is not None and self.policy.critical is None:
+            raise ValueError(
+                "shadow.gates.critical counts missed labels of policy.critical, and there are "
+                "none; name them there, or leave the gate out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _what_is_not_priced_has_no_budget(self) -> Self:

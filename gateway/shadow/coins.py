@@ -23,6 +23,10 @@ def _always() -> bool:
     return True
 
 
+def _never() -> bool:
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Coins:
     """`uniform` is the probability of the one coin, `targeted` the largest of the other.
@@ -30,17 +34,25 @@ class Coins:
     The targeted coin falls with probability targeted * 2 sqrt(s (1 - s)) at the score s: the spread
     of "is it wrong", which is largest at a score of one half (Zrnic and Candes 2024, arXiv
     2403.03208). While `ready` says that no audit could be made none is tossed: that is known before
-    they would fall, so it chooses no answer for what the teacher says of it.
+    they would fall, so it chooses no answer for what the teacher says of it. While `doubled` says
+    that something wants a closer look the uniform coin falls twice as often; what is on the record
+    is the probability with which it fell.
     """
 
     uniform: float = 0.0
     targeted: float = 0.0
     random: random.Random = field(default_factory=random.Random, repr=False)
     ready: Callable[[], bool] = field(default=_always, repr=False)
+    doubled: Callable[[], bool] = field(default=_never, repr=False)
+
+    @property
+    def share(self) -> float:
+        """The probability of the uniform coin now."""
+        return min(1.0, 2.0 * self.uniform) if self.doubled() else self.uniform
 
     def toss(self, score: float | None) -> Draw:
         """Toss both for an answer of that score; None: the teacher has spoken already."""
-        uniform = self.uniform
+        uniform = self.share
         if not (uniform or self.targeted) or not self.ready():
             return _NOT_DRAWN
         if score is None:

@@ -14,11 +14,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from statistics import NormalDist
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.shadow.window import State, Window
+from gateway.shadow.window import Kept, State, Window
 
 Floats = NDArray[np.float64]
 
@@ -44,6 +45,11 @@ class Movement:
     before: float | None  # its mean before it began to drift; None while it is steady
     rows: int  # on which `mean` rests
 
+    @property
+    def distance(self) -> float:
+        """How far it has moved, up or down; 0 while it is steady."""
+        return 0.0 if self.mean is None or self.before is None else self.mean - self.before
+
 
 @dataclass(frozen=True, slots=True)
 class Drift:
@@ -62,17 +68,26 @@ class Traffic:
         self._windows = {signal: Window() for signal in Signal}
 
     def answered(
-        self, *, score: float, familiarity: float | None, escalated: bool, at: float
+        self, *, score: float, familiarity: float | None, escalated: bool | None, at: float
     ) -> bool:
         """Observe an answer; whether a signal has changed, as seen by now.
 
-        `familiarity` is None for a student that knows of no strange texts.
+        `familiarity` is None for a student that knows of no strange texts, `escalated` where
+        somebody else than the student's doubts decided.
         """
-        seen = {Signal.SCORE: score, Signal.ESCALATED: float(escalated)}
+        seen = {Signal.SCORE: score}
+        if escalated is not None:
+            seen[Signal.ESCALATED] = float(escalated)
         if familiarity is not None:
             seen[Signal.UNFAMILIAR] = float(familiarity < _STRANGE)
         changed = [self._windows[signal].add(value, at) for signal, value in seen.items()]
         return any(changed)
+
+    @property
+    def state(self) -> State:
+        """Drifting if any of the signals does."""
+        drifting = any(window.state is State.DRIFTING for window in self._windows.values())
+        return State.DRIFTING if drifting else State.STEADY
 
     def drift(self) -> Drift:
         """What it does now."""
@@ -87,13 +102,23 @@ class Traffic:
             )
             for signal, window in self._windows.items()
         )
-        drifting = any(each.state is State.DRIFTING for each in movements)
-        return Drift(State.DRIFTING if drifting else State.STEADY, movements)
+        return Drift(self.state, movements)
 
     def renew(self) -> None:
         """What the traffic is now is what it should be: a new certificate has been issued."""
         for window in self._windows.values():
             window.renew()
+
+    def saved(self) -> dict[str, Kept]:
+        """The state of all windows, by signal."""
+        return {signal.value: window.saved() for signal, window in self._windows.items()}
+
+    def restore(self, kept: Mapping[str, Kept]) -> Self:
+        """Go on from what was saved; a signal that is not in it begins anew. Raises DataError."""
+        for signal, window in self._windows.items():
+            if signal.value in kept:
+                window.restore(kept[signal.value])
+        return self
 
 
 @dataclass(frozen=True, slots=True)

@@ -191,6 +191,17 @@ class Trial:
             if value is not None:
                 evidence.add(value)
 
+    def absorb(self, saved: Saved) -> None:
+        """Add what another process has seen of the same candidate. Raises DataError.
+
+        What it has seen under another limit says nothing here.
+        """
+        self.began = min(self.began, saved["began"])
+        for gate, evidence in self._evidence.items():
+            if saved["limits"].get(gate) == self.terms.limits[gate]:
+                counts = saved["counts"].get(gate, [])
+                evidence.counts += Evidence.restored(evidence.kind, counts).counts
+
     def verdict(self, now: float, *, rivals: int = 1, place: int | None = None) -> Verdict:
         """What is to be done with the candidate by now; see `spent` for rivals and place."""
         alpha = spent(self.terms.alpha, rivals=rivals, place=place)

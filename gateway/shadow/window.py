@@ -11,9 +11,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Self, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
+
+from gateway.errors import DataError
 
 Floats = NDArray[np.float64]
 
@@ -61,6 +64,14 @@ class _Bucket:
         self.rows += later.rows
         self.total += later.total
         self.squares += later.squares
+
+
+class Kept(TypedDict):
+    """The state of a window as plain numbers."""
+
+    buckets: list[tuple[int, float, float, float]]  # rows, sum, sum of squares, since
+    before: tuple[float, float, float] | None  # rows, mean, variance
+    until_look: int
 
 
 class Window:
@@ -117,6 +128,32 @@ class Window:
         """What it is now is what it should be: a new certificate has been issued for it."""
         self.before = None
 
+    def saved(self) -> Kept:
+        """The state as plain numbers."""
+        return Kept(
+            buckets=[(each.rows, each.total, each.squares, each.since) for each in self._buckets],
+            before=None if self.before is None else _plain(self.before),
+            until_look=self._until_look,
+        )
+
+    def restore(self, kept: Kept) -> Self:
+        """Go on from what was saved. Raises DataError when that is no window."""
+        try:
+            buckets = [
+                _Bucket(int(rows), float(total), float(squares), float(since))
+                for rows, total, squares, since in kept["buckets"]
+            ]
+            before = None if kept["before"] is None else Moments(*map(float, kept["before"]))
+            until_look = int(kept["until_look"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise _unreadable(error) from error
+        fits = all(each.rows >= 1 and 0.0 <= each.total <= each.rows for each in buckets)
+        if not fits or not 1 <= until_look <= _CLOCK:
+            raise _unreadable("numbers that no window has")
+        self._buckets, self.before, self._until_look = buckets, before, until_look
+        self.rows = sum(each.rows for each in buckets)
+        return self
+
     def _compress(self) -> None:
         """Join the two oldest buckets of each size of which there are too many."""
         end, size = len(self._buckets), 1
@@ -162,6 +199,17 @@ class Window:
 
     def _moments(self) -> Moments:
         return _moments(*(sum(column) for column in zip(*self._sums(), strict=True)))
+
+
+def _plain(moments: Moments) -> tuple[float, float, float]:
+    return moments.rows, moments.mean, moments.variance
+
+
+def _unreadable(cause: object) -> DataError:
+    return DataError(
+        f"saved window of traffic: {cause!r}",
+        mend="leave the saved state out: the window begins anew",
+    )
 
 
 def _moments(rows: float, total: float, squares: float) -> Moments:

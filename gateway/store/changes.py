@@ -44,6 +44,17 @@ class What(StrEnum):
     SWAP = "swap"
     ROLLBACK = "rollback"
     RELOAD = "reload"
+    PROMOTE = "promote"  # a candidate that was proved goes on its way: as a canary, or to a second
+    OVERRIDE = "override"  # person first; the same of one that was not proved
+    APPROVE = "approve"  # the second person
+    STEP = "step"  # a canary answers a larger share
+    TAKEOVER = "takeover"  # a canary has done all its steps, and serves
+    FREEZE = "freeze"
+    UNFREEZE = "unfreeze"
+
+
+# What says, as `new`, who serves from then on.
+_SERVES = (What.START, What.SWAP, What.ROLLBACK, What.RELOAD, What.TAKEOVER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +183,8 @@ class Changes:
     def serving(self, task: str) -> str | None:
         """The student that serves the task, as far as the log knows."""
         columns = changes.c
-        query = select(columns.new).where(columns.task == task).order_by(columns.number.desc())
+        served = (columns.task == task) & columns.what.in_(_SERVES)
+        query = select(columns.new).where(served).order_by(columns.number.desc())
         with self._engine.connect() as connection:
             return connection.scalar(query.limit(1))
 

@@ -204,7 +204,7 @@ def count(engine: Engine, wanted: Selection) -> Counts:
 
 
 def purge(engine: Engine, wanted: Selection, *, page: int = _PAGE) -> Iterator[int]:
-    """Delete those records and their audits, a page in each transaction; yields how many went.
+    """Delete those records, audits and verdicts, a page in each transaction; yields how many went.
 
     Whoever iterates makes the pauses, and may stop after any page: what is left is found again.
     """
@@ -218,6 +218,10 @@ def purge(engine: Engine, wanted: Selection, *, page: int = _PAGE) -> Iterator[i
             if ids:
                 audited = tables.audits.c.record
                 connection.execute(delete(tables.audits).where(audited.in_(ids)))
+                judged = tables.verdicts.c.record
+                connection.execute(delete(tables.verdicts).where(judged.in_(ids)))
+                compared = tables.comparisons.c.record
+                connection.execute(delete(tables.comparisons).where(compared.in_(ids)))
                 connection.execute(delete(tables.records).where(column.in_(ids)))
         if ids:
             yield len(ids)

@@ -77,6 +77,65 @@ audits = Table(
     Column("teacher_scores", JSON(none_as_null=True)),
 )
 
+# One row a verdict: what a person says of an answer; of several the last counts. `who` is the name
+# of the key that sent it, `by` the person, where the sender says so.
+verdicts = Table(
+    "verdicts",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("record", String(36), ForeignKey("records.id"), nullable=False),
+    Column("who", String(120), nullable=False),
+    Column("by", String(120)),
+    Column("labels", JSON, nullable=False),
+    Column("note", Text, nullable=False),
+    Index("verdicts_by_record", "record", "id"),
+)
+
+# One row for what a candidate said of one answer. No foreign key: it may be kept where the record
+# of its answer was dropped from a full queue. `at` is the answer's; see Comparison for the rest.
+comparisons = Table(
+    "comparisons",
+    metadata,
+    Column("record", String(36), primary_key=True),
+    Column("candidate", String(200), primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("task", String(120), nullable=False),
+    Column("serving", String(64)),
+    Column("propensity", Double, nullable=False),
+    Column("labels", JSON(none_as_null=True)),
+    Column("score", Double),
+    Column("margin", Double),
+    Column("ranks", JSON(none_as_null=True)),
+    Column("escalates", Boolean, nullable=False),
+    Column("seconds", Double),
+    Column("lapse", String(16)),
+    Column("serving_labels", JSON(none_as_null=True)),
+    Column("serving_score", Double),
+    Column("serving_escalates", Boolean, nullable=False),
+    Column("serving_seconds", Double),
+    Column("teacher_labels", JSON(none_as_null=True)),
+    Column("source", String(16)),
+    Column("second_labels", JSON(none_as_null=True)),
+    Column("by_chance", Boolean, nullable=False),
+    Column("wished", Boolean, nullable=False),
+    Column("agrees_serving", Boolean),
+    Column("agrees_teacher", Boolean),
+    Index("comparisons_by_candidate", "task", "candidate", "record"),
+)
+
+# One row for what one process has counted of one candidate: replicas, and runs one after the other,
+# each have their own, and what is known is their sum.
+trials = Table(
+    "trials",
+    metadata,
+    Column("task", String(120), primary_key=True),
+    Column("candidate", String(200), primary_key=True),
+    Column("process", String(36), primary_key=True),
+    Column("began", Double, nullable=False),
+    Column("state", JSON, nullable=False),
+)
+
 # One row a task: it is what the ledger locks. `paced`: microseconds since the epoch, see Standing.
 budgets = Table(
     "budgets",

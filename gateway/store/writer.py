@@ -21,11 +21,11 @@ import structlog
 from sqlalchemy import Engine
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
-from gateway.store import intake
+from gateway.store import comparisons, intake
 from gateway.store.database import writing
 from gateway.store.intake import StoreText
 from gateway.store.retention import Retention
-from gateway.types import Answer, Audit
+from gateway.types import Answer, Audit, Comparison
 
 _FIRST_PAUSE = 0.1  # seconds before the second attempt: a lock is usually gone by then
 _LONGEST_PAUSE = 2.0  # seconds: a database that is back is noticed this soon
@@ -83,6 +83,7 @@ class RecordWriter:
         self._queue: deque[_Queued] = deque()
         self._answers = _Ledger()
         self._audits = _Ledger()
+        self._comparisons = _Ledger()
         # Positions count what was queued, answers and audits alike, in the order of the queue.
         self.accepted = 0  # the last that was queued; written by who offers
         self.settled = 0  # all up to here is committed or lost; written by the thread, as are:
@@ -116,6 +117,11 @@ class RecordWriter:
         """The account of the audits; one whose answer was dropped is dropped with it."""
         return self._audits.account(ended=self._ended)
 
+    @property
+    def comparisons(self) -> Account:
+        """The account of what candidates said."""
+        return self._comparisons.account(ended=self._ended)
+
     def answered(self, answer: Answer) -> None:
         """Queue an answer; a full queue drops it."""
         self._answers.offered += 1
@@ -128,6 +134,13 @@ class RecordWriter:
         self._audits.offered += 1
         if not self._offer(audit, audit.answer):
             self._audits.refused += 1
+
+    def compared(self, comparison: Comparison) -> None:
+        """Queue a comparison; a queue that is half full drops it: the rest is for answers."""
+        self._comparisons.offered += 1
+        crowded = self.accepted - self.settled >= self._capacity / 2
+        if crowded or not self._offer(comparison, comparison.answer):
+            self._comparisons.refused += 1
 
     def queued(self, count: int) -> bool:
         """Whether the `count` answers that were offered last all found room."""
@@ -148,7 +161,7 @@ class RecordWriter:
         self._thread.join(timeout)
         self._ended = True
 
-    def _offer(self, value: Answer | Audit, answer: Answer) -> bool:
+    def _offer(self, value: Answer | Audit | Comparison, answer: Answer) -> bool:
         weight = self._weight_in + _WEIGHT + sys.getsizeof(answer.instance.text)
         if answer.instance.fields:
             weight += _weight_of_fields(answer)
@@ -225,11 +238,15 @@ class RecordWriter:
     def _commit(self, batch: Sequence[_Queued]) -> None:
         answers = [value for value, _ in batch if isinstance(value, Answer)]
         audits = [value for value, _ in batch if isinstance(value, Audit)]
+        compared = [value for value, _ in batch if isinstance(value, Comparison)]
         with self._engine.begin() as connection:
             orphans = intake.keep(connection, answers, audits, text=self._store_text)
+            if compared:
+                comparisons.keep(connection, compared)
         self._answers.stored += len(answers)
         self._audits.stored += len(audits) - orphans
         self._audits.lost += orphans
+        self._comparisons.stored += len(compared)
         self._settle(batch)
 
     def _store_parts(self, batch: Sequence[_Queued], error: Exception) -> None:
@@ -243,10 +260,14 @@ class RecordWriter:
         if (now := time.monotonic()) >= self._silent_until:
             self._silent_until = now + _SILENCE
             _log.error("a record was refused and dropped", error=type(error).__name__)
-        ledger = self._answers if isinstance(batch[0][0], Answer) else self._audits
-        ledger.lost += 1
+        self._ledger_of(batch[0][0]).lost += 1
         self.last_lost = self.settled + 1
         self._settle(batch, lost=(self.last_lost,))
+
+    def _ledger_of(self, value: Answer | Audit | Comparison) -> _Ledger:
+        if isinstance(value, Answer):
+            return self._answers
+        return self._audits if isinstance(value, Audit) else self._comparisons
 
     def _settle(self, batch: Sequence[_Queued], *, lost: Collection[int] = ()) -> None:
         self._weight_out = batch[-1][1]
@@ -272,7 +293,7 @@ class RecordWriter:
 
 
 # A value that waits, and the bytes queued since the start up to and with it.
-_Queued = tuple[Answer | Audit, int]
+_Queued = tuple[Answer | Audit | Comparison, int]
 
 
 class _Ledger:

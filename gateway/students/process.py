@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import os
 import pickle
 import signal
 import socket
@@ -47,7 +48,7 @@ class ProcessWorker:
     """The parent's end of a student's process. It belongs to the event loop it was made on.
 
     `student` is the same bundle, opened here: it turns logits into predictions. `environment` is
-    that of the child.
+    that of the child, and `niceness` how far it stands back for others (0 to 19).
     """
 
     ahead = 2  # the child goes on with the next batch while the loop is busy with this one's
@@ -57,6 +58,7 @@ class ProcessWorker:
         student: Student,
         *,
         environment: Mapping[str, str],
+        niceness: int = 0,
     ) -> None:
         self._student = student
         self._loop = asyncio.get_running_loop()
@@ -78,6 +80,8 @@ class ProcessWorker:
                 stdout=subprocess.DEVNULL,
                 env={**environment, **_ALONE},
             )
+        if niceness:  # before it has made a thread, so that all of them will have it
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, niceness)
         self._line = _Line(self._heard, self._lost)
         self._begun = self._loop.create_task(self._loop.connect_accepted_socket(self._given, ours))
 
@@ -97,6 +101,10 @@ class ProcessWorker:
     def send(self, texts: Sequence[str]) -> None:
         """Run these texts next."""
         self._line.say(list(texts))
+
+    def kill(self) -> None:
+        """End the child at once, whatever it does; `close` sees the rest."""
+        self._process.kill()
 
     async def close(self) -> None:
         """Let the child end, and see that it does."""

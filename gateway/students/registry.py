@@ -1,17 +1,21 @@
 """The bundles of one task on disk, and which of them serves.
 
     <registry.path>/<task>/
-        roles.json                  who serves, and who did before
+        roles.json                  who serves, who did before, and who is on the way there
+        candidates.json             who is compared with live traffic
+        watch.json                  what its alarms and its drift have seen; of a replica its own
         tickets-0123456789ab/       bundles, each as it was sealed
         .staging-...                what is being unpacked; removed whatever comes of it
 
 A bundle is unpacked, verified and rehearsed aside and then moved here as a whole, so that a reader
 sees it whole or not at all. roles.json is replaced as a whole likewise, after the bundles that it
-names are here. The registry starts no student: a seat does.
+names are here. Replicas that share the disk change it one after the other, each from what it has
+seen there, so that none undoes what another did. The registry starts no student: a seat does.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
@@ -22,24 +26,69 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gateway.contract import archive
 from gateway.contract.bundle import MANIFEST, Bundle, open_bundle, sync_folder
 from gateway.contract.manifest import Name
-from gateway.errors import BundleError, BundleMissing, SettingsError
+from gateway.errors import BundleError, BundleMissing, Conflict, SettingsError
 
 ROLES = "roles.json"
+CANDIDATES = "candidates.json"
+
+_LOCK = ".roles.lock"
 
 _STAGING = ".staging-"
 _STALE_S = 3600.0  # a staging folder so old was left behind by a process that was killed
+
+
+class Frozen(BaseModel):
+    """Why nobody is promoted: an incident that is open until somebody has looked.
+
+    `at` is in seconds since the epoch; `student`: the one that was sent back, if one was.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    why: str
+    at: float
+    student: Name | None = None
+
+
+class CanaryRole(BaseModel):
+    """The candidate that answers a share of the requests, and how far it has come.
+
+    `step` counts from 0, in the steps of the settings; `since` is when it was reached and `began`
+    when the first one was, in seconds since the epoch. `by`: who promoted it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bundle: Name
+    step: int = Field(ge=0)
+    since: float
+    began: float
+    by: str
+
+
+class Proposal(BaseModel):
+    """A promotion that waits for a second person. `at` is in seconds since the epoch."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bundle: Name
+    by: str
+    why: str
+    override: bool
+    at: float
 
 
 class Roles(BaseModel):
     """Who serves a task. Every bundle that is named lies in the registry.
 
     `configured` is the bundle that the settings named when this was written: where they name
-    another one now, they win.
+    another one now, they win. `launched`: when the one that serves got its first requests, in
+    seconds since the epoch; None: it is no new one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,6 +97,19 @@ class Roles(BaseModel):
     configured: Name
     serving: Name
     previous: Name | None = None
+    frozen: Frozen | None = None
+    launched: float | None = None
+    canary: CanaryRole | None = None
+    proposal: Proposal | None = None
+
+
+class Candidates(BaseModel):
+    """The bundles that are compared with live traffic, in the order in which they came."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[1] = 1
+    names: tuple[Name, ...] = ()
 
 
 class Registry:
@@ -65,6 +127,11 @@ class Registry:
         self._rehearse = rehearse
         # Nothing changes about a bundle and this host while this process lives.
         self._rehearsed: set[str] = set()
+
+    @property
+    def folder(self) -> Path:
+        """Where all that is known of the task's students lies; it may not be there yet."""
+        return self._folder
 
     def find(self, name: str) -> Path:
         """The folder of a bundle that is here. Raises BundleMissing."""
@@ -135,17 +202,77 @@ class Registry:
             if roles is None:
                 path.unlink(missing_ok=True)
                 return
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(
-                dir=self._folder, prefix=".roles-", delete=False
-            ) as new:
-                new.write(roles.model_dump_json(indent=2).encode() + b"\n")
-                new.flush()
-                os.fsync(new.fileno())
-            Path(new.name).replace(path)
-            sync_folder(self._folder)
+            self._write(path, roles)
         except OSError as error:
             raise _unwritable(path, error) from error
+
+    def candidates(self) -> tuple[str, ...]:
+        """Who is compared with live traffic, as candidates.json says. Raises SettingsError."""
+        path = self._folder / CANDIDATES
+        try:
+            return Candidates.model_validate_json(path.read_bytes()).names
+        except FileNotFoundError:
+            return ()
+        except (OSError, ValidationError) as error:
+            raise SettingsError(
+                f"{path} cannot be read: {error}", mend="remove it, and add the candidates again"
+            ) from error
+
+    def nominate(self, name: str) -> None:
+        """Note that a bundle is compared with live traffic. Raises SettingsError."""
+        self._change_candidates(lambda names: (*names, *({name} - set(names))))
+
+    def withdraw(self, *gone: str) -> None:
+        """Note that these are not, any more. Raises SettingsError."""
+        self._change_candidates(lambda names: tuple(each for each in names if each not in gone))
+
+    def _change_candidates(self, change: Callable[[tuple[str, ...]], tuple[str, ...]]) -> None:
+        path = self._folder / CANDIDATES
+        with self._alone():
+            before = self.candidates()
+            after = change(before)
+            if after == before:
+                return
+            try:
+                self._write(path, Candidates(names=after))
+            except OSError as error:
+                raise _unwritable(path, error) from error
+
+    def _write(self, path: Path, content: BaseModel) -> None:
+        """Replace a file as a whole, durably. Raises OSError."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=self._folder, prefix=".new-", delete=False) as new:
+            new.write(content.model_dump_json(indent=2).encode() + b"\n")
+            new.flush()
+            os.fsync(new.fileno())
+        Path(new.name).replace(path)
+        sync_folder(self._folder)
+
+    def replace(self, seen: Roles | None, roles: Roles, *, first: Callable[[], None]) -> None:
+        """Replace roles.json, durably, where it says what was `seen`; and `first` do that.
+
+        Raises Conflict where another process has changed it since, SettingsError, and what `first`
+        raises; then it is as it was.
+        """
+        with self._alone():
+            if self.roles() != seen:
+                raise Conflict(
+                    f"another replica has just changed {self.task}", mend="look, and try again"
+                )
+            first()
+            self.remember(roles)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Wait until no other process changes roles.json. Raises SettingsError."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            lock = (self._folder / _LOCK).open("ab")
+        except OSError as error:
+            raise _unwritable(self._folder, error) from error
+        with lock:  # closing it gives the lock back, and so does the end of the process
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     @contextmanager
     def staging(self) -> Iterator[Path]:

@@ -72,7 +72,7 @@ class Call:
     @property
     def priority(self) -> Priority:
         """The highest of those who wait."""
-        return min((each.priority for each in self._waiters), default=Priority.SHADOW)
+        return min((each.priority for each in self._waiters), default=Priority.AUDIT)
 
     async def wait(self, deadline: float | None, priority: Priority) -> Said:
         """Wait for the answer, until `deadline` as time.perf_counter gives it.

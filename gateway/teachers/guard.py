@@ -187,16 +187,19 @@ class Guard:
 
         `hint` is what the student said: a teacher that is several may choose one of them by it, and
         that is all that it is for. Inputs are identical where the same one is asked.
-        An audit, by its priority, is asked once: no retry, no second call beside it.
+        An audit, by its priority, is asked once: no retry, no second call beside it. So is the
+        shadow, and of it neither the cache nor a call of somebody else is the answer: whoever asks
+        again wants to know what the teacher says this time.
         Raises TeacherTimeout, TeacherUnavailable, TeacherLimited, BudgetExhausted or what the
         teacher raises; the error says whether the call was begun.
         """
         chosen = self._chosen(instance, hint)
         key = self._key(instance, chosen)
-        if self._cache is not None and (kept := self._cache.find(key)) is not None:
+        again = priority is Priority.SHADOW
+        if not again and self._cache is not None and (kept := self._cache.find(key)) is not None:
             self._watch.noted(Event.CACHE_HIT)
             return Said(kept, cost=0, asked=False)
-        call = self._shared.get(key) if self._coalesce else None
+        call = self._shared.get(key) if self._coalesce and not again else None
         if call is not None and call.open:
             self._watch.noted(Event.COALESCED)
         else:
@@ -204,7 +207,7 @@ class Guard:
             self._check_breaker()
             self._check_rest()
             self._check_room()
-            call = self._begin(lambda: chosen.answer(instance), key)
+            call = self._begin(lambda: chosen.answer(instance), key, shared=not again)
         return await call.wait(deadline, priority)
 
     async def close(self) -> None:
@@ -224,14 +227,14 @@ class Guard:
             return b""
         return digest(instance, self.name, chosen.name)
 
-    def _begin(self, question: Question, key: bytes) -> Call:
+    def _begin(self, question: Question, key: bytes, *, shared: bool) -> Call:
         self._calls += 1
         self._retry_budget.called()
         if self._hedges is not None:
             self._hedges.called()
         call = Call(self.name, lambda begun: self._work(begun, question, key))
         call.on_end(lambda: self._ended(call, key))
-        if self._coalesce:
+        if self._coalesce and shared:
             self._shared[key] = call
         return call
 
@@ -470,8 +473,10 @@ async def _first_good(racing: set[asyncio.Task[Said]], first: asyncio.Task[Said]
 
 
 def _made_for(call: Call, otherwise: Bucket) -> Bucket:
-    """An audit's while nobody else waits for the call."""
-    if call.priority >= Priority.AUDIT:
+    """An audit's while nobody else waits for the call; the shadow's is nobody else's."""
+    if call.priority is Priority.SHADOW:
+        return Bucket.SHADOW
+    if call.priority is Priority.AUDIT:
         return Bucket.AUDIT
     return Bucket.LIVE if otherwise is Bucket.AUDIT else otherwise
 

@@ -17,7 +17,7 @@ from typing import Any
 from gateway.contract.manifest import Task
 from gateway.telemetry.latency import SlidingSketch, Window
 from gateway.telemetry.pricing import Prices, micro_usd
-from gateway.types import Answer, Audit, Bucket, Prediction, Reason, Route
+from gateway.types import Answer, Audit, Bucket, Comparison, Prediction, Reason, Route
 
 OTHER = "other"  # stands for a task that is not configured: names from outside make no keys
 WINDOWS: Mapping[str, float] = {"1m": 60.0, "10m": 600.0, "1h": 3600.0}  # seconds
@@ -60,6 +60,11 @@ class Figures:
         with self._lock:
             self._tasks.get(audit.answer.task, self._other).audited(audit)
 
+    def compared(self, comparison: Comparison) -> None:
+        """Count the time of a candidate."""
+        with self._lock:
+            self._tasks.get(comparison.answer.task, self._other).compared(comparison)
+
     def spent(self, task: str, bucket: Bucket, micro_usd: int | None) -> None:
         """A call of the teacher has cost that much; None: the task's price, if that is known."""
         with self._lock:
@@ -88,7 +93,10 @@ class Figures:
                     teacher, audits, avoided    each {known, unknown}: the sum of the known
                                        amounts, and how many amounts are not known; of every
                                        call that was begun, whatever came of it
-                    total              student + teacher + audits; null: a part is not known
+                    shadow             of candidates, and of a teacher that is asked again; null:
+                                       a price is not known
+                    total              student + teacher + audits + shadow; null: a part is not
+                                       known
 
         A share is of the requests or comparisons beside it. Where a request of a task that is not
         configured was seen, it is under "other".
@@ -119,6 +127,9 @@ class _TaskFigures:
         self._teacher = _Sum()
         self._audits = _Sum()
         self._avoided = _Sum()
+        self._again = _Sum()  # calls of a teacher that was asked again
+        self._tried = 0.0  # seconds of candidates at the present prices
+        self._tried_spent = Decimal(0)  # USD, for their seconds at earlier ones
 
     @property
     def requests(self) -> int:
@@ -130,11 +141,17 @@ class _TaskFigures:
         if usd is not None:
             self._spent += usd
             self._busy = 0.0
+            self._tried_spent += self._prices.student_usd(self._tried) or 0
+            self._tried = 0.0
         self._prices = prices
 
     def spent(self, bucket: Bucket, micro_usd: int | None) -> None:
         amount = self._prices.teacher_call if micro_usd is None else micro_usd
-        (self._audits if bucket is Bucket.AUDIT else self._teacher).add(amount)
+        of = {Bucket.AUDIT: self._audits, Bucket.SHADOW: self._again}
+        of.get(bucket, self._teacher).add(amount)
+
+    def compared(self, comparison: Comparison) -> None:
+        self._tried += comparison.seconds or 0.0
 
     def answered(self, answer: Answer) -> None:
         self._latency[answer.route].add(answer.stages.total)
@@ -189,15 +206,23 @@ class _TaskFigures:
     def _read_cost(self) -> dict[str, Any]:
         usd = self._prices.student_usd(self._busy)
         student = None if usd is None else micro_usd(self._spent + usd)
-        parts = (self._teacher.value, self._audits.value, student)
+        shadow = self._shadow()
+        parts = (self._teacher.value, self._audits.value, student, shadow)
         known = [part for part in parts if part is not None]
         return {
             "student": student,
             "teacher": self._teacher.snapshot(),
             "audits": self._audits.snapshot(),
             "avoided": self._avoided.snapshot(),
+            "shadow": shadow,
             "total": sum(known) if len(known) == len(parts) else None,
         }
+
+    def _shadow(self) -> int | None:
+        """What candidates and a teacher that was asked again cost; 0 where there were none."""
+        again = self._again.value
+        usd = self._prices.student_usd(self._tried) if self._tried else Decimal(0)
+        return None if again is None or usd is None else again + micro_usd(self._tried_spent + usd)
 
 
 class _Pairs:

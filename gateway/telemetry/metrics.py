@@ -7,6 +7,7 @@ our own enumerations, never from a request: a task that is not known counts as "
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from prometheus_client import (
@@ -25,13 +26,28 @@ from gateway.contract.manifest import Task
 from gateway.errors import UnderstudyError
 from gateway.routing.budget import Balance
 from gateway.shadow.account import Part
+from gateway.shadow.alarm import Level
+from gateway.shadow.drift import Drift
+from gateway.shadow.promotion import Decision
 from gateway.shadow.rate import Rate
+from gateway.shadow.streams import Reading
 from gateway.teachers.guard import Event, Outcome, Watch
 from gateway.telemetry.pricing import Prices
 from gateway.telemetry.tallies import Counter, Histogram
-from gateway.types import Answer, Audit, Bucket, Prediction, Reason, Route
+from gateway.types import (
+    Answer,
+    Audit,
+    Bucket,
+    Comparison,
+    Lapse,
+    Prediction,
+    Reason,
+    Route,
+    Source,
+)
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+_CANDIDATE = "candidate"  # the role; a task may have several
 OTHER = "other"  # a task, a reason or a cause that is not configured
 
 _USD = 1e-6  # of a micro-USD
@@ -46,7 +62,12 @@ _SECONDS = (
 # Thresholds lie near 1, so that is where the resolution has to be.
 _CONFIDENCE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 1.0)
 # There from the start, for an increase is only seen in a series that has been scraped before.
-_SWAPS = ("swapped", "rolled_back", "unchanged", "refused", "conflict")
+_SWAPS = (
+    "swapped", "rolled_back", "proposed", "promoted", "stepped", "took_over", "frozen", "unfrozen",
+    "unchanged", "refused", "conflict",
+)  # fmt: skip
+_LOUD = {Level.CALM: 0, Level.WARN: 1, Level.ALARM: 2}
+_JUDGED = {Decision.REJECT: -1, Decision.HOLD: 0, Decision.PROMOTE: 1}
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -56,6 +77,16 @@ class Validity:
 
     valid: bool
     expires: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What the watch over a task shows; `incident`: one is open, so that nobody is promoted."""
+
+    readings: Sequence[Reading]
+    drift: Drift
+    stale: bool
+    incident: bool
 
 
 class Metrics:
@@ -90,6 +121,7 @@ class Metrics:
         self._other = _Series(self._families, OTHER, [], Prices())
         self._codes = frozenset(_codes(UnderstudyError))
         self._bundles: dict[tuple[str, str], str] = {}
+        self._tried: dict[str, frozenset[str]] = {}
         self._teachers: dict[str, _TeacherSeries] = {}
         self._families.build.labels(version).set(1)
         self._families.generation.set(1)
@@ -106,6 +138,26 @@ class Metrics:
     def audited(self, audit: Audit) -> None:
         """Count an audit."""
         self._tasks.get(audit.answer.task, self._other).audited(audit)
+
+    def compared(self, comparison: Comparison) -> None:
+        """Count what a candidate said, by whom it is held against."""
+        self._tasks.get(comparison.answer.task, self._other).compared(comparison)
+
+    def tried(self, task: str, candidates: Sequence[str]) -> None:
+        """These bundles are compared with live traffic now, and no others."""
+        for gone in self._tried.get(task, frozenset()) - set(candidates):
+            self._families.bundles.remove(task, _CANDIDATE, gone)
+            with suppress(KeyError):  # it was never judged
+                self._families.verdict.remove(task, gone)
+        for name in candidates:
+            self._families.bundles.labels(task, _CANDIDATE, name).set(1)
+        self._tried[task] = frozenset(candidates)
+
+    def judged(self, task: str, verdicts: Mapping[str, Decision]) -> None:
+        """What may be done with the candidates of a task now, by name."""
+        for name, decision in verdicts.items():
+            if name in self._tried.get(task, ()):
+                self._families.verdict.labels(task, name).set(_JUDGED[decision])
 
     def refused(self, code: int, task: str, reason: str) -> None:
         """Count a request that got an error: its HTTP status, and the error's code as reason."""
@@ -135,13 +187,21 @@ class Metrics:
         self._families.batch_size.observe(rows)
         self._families.batch_seconds.observe(seconds)
 
-    def installed(self, task: str, role: str, bundle: str) -> None:
-        """A bundle has taken a role (serving, candidate, previous); the one before it has left."""
-        place = (task, role)
-        if place in self._bundles:
-            self._families.bundles.remove(task, role, self._bundles[place])
-        self._bundles[place] = bundle
-        self._families.bundles.labels(task, role, bundle).set(1)
+    def installed(self, task: str, role: str, bundle: str | None) -> None:
+        """A bundle has taken a role (student, canary, previous); the one before it has left.
+
+        None: nobody has it now.
+        """
+        before = self._bundles.pop((task, role), None)
+        if before is not None:
+            self._families.bundles.remove(task, role, before)
+        if bundle is not None:
+            self._bundles[task, role] = bundle
+            self._families.bundles.labels(task, role, bundle).set(1)
+
+    def promoting(self, task: str, share: float) -> None:
+        """What share of a task's keys its canary has now; 0: there is none."""
+        self._families.canary.labels(task).set(share)
 
     def changed(self, task: str, result: str) -> None:
         """Somebody wanted another student to serve; `result` is one of our own words."""
@@ -180,6 +240,21 @@ class Metrics:
             if validity.expires is not None:
                 expiry.labels(task).set(validity.expires)
 
+    def watched(self, tasks: Mapping[str, Watched]) -> None:
+        """How the alarms and the traffic of the tasks stand now."""
+        families = self._families
+        for family in (families.alarm, families.alarm_statistic, families.drift):
+            family.clear()
+        for task, seen in tasks.items():
+            families.stale.labels(task).set(seen.stale)
+            families.incident.labels(task).set(seen.incident)
+            for each in seen.readings:
+                families.alarm.labels(task, each.stream.value).set(_LOUD[each.level])
+                share = each.statistic / each.bar
+                families.alarm_statistic.labels(task, each.stream.value).set(share)
+            for moved in seen.drift.movements:
+                families.drift.labels(task, moved.signal.value).set(moved.distance)
+
     def follow_queue(self, task: str, depth: Callable[[], int]) -> None:
         """Show queue_depth from `depth`, which says how many texts wait when asked."""
         self._families.depth.labels(task).set_function(depth)
@@ -197,8 +272,8 @@ class Metrics:
         self._registry.register(_Followed("records", about, "result", counts))
 
     def follow_skips(self, counts: Callable[[], Mapping[str, int]]) -> None:
-        """Show shadow_skipped_total from `counts`, which gives skipped audits by cause."""
-        about = "Audits that were drawn and did not take place"
+        """Show shadow_skipped_total from `counts`, which gives what was skipped by cause."""
+        about = "Audits and looks of candidates that were drawn and did not take place"
         self._registry.register(_Followed("shadow_skipped", about, "cause", counts))
 
     def follow_served(self, parts: Callable[[], Iterable[Part]]) -> None:
@@ -216,7 +291,7 @@ class Metrics:
 class _Families:
     """The metrics by name, without their labels' values."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry) -> None:  # noqa: PLR0915  one list, and flat
         def counter(name: str, about: str, labels: Sequence[str] = ()) -> Counter:
             made = Counter(f"understudy_{name}", about, labels)
             registry.register(made)
@@ -261,6 +336,15 @@ class _Families:
         )
         self.comparisons = counter("comparisons_total", "Two models on one head", pair)
         self.disagreements = counter("disagreements_total", "Two models differed", pair)
+        self.shadow = histogram(
+            "shadow_duration_seconds", "A candidate's share of its batch", ["task"]
+        )
+        self.lapses = counter(
+            "shadow_lapses_total", "Requests that a candidate said nothing of", ["task", "cause"]
+        )
+        self.verdict = gauge(
+            "shadow_verdict", "-1 reject, 0 hold, 1 promote", ["task", "candidate"]
+        )
         self.confidence = histogram(
             "confidence", "Calibrated confidence of the student", ["task", "head"], _CONFIDENCE
         )
@@ -307,6 +391,23 @@ class _Families:
             "When the policy's certificate ends, in seconds since the epoch",
             ["task"],
         )
+        self.stale = gauge(
+            "certificate_stale",
+            "1 while traffic is no longer what it was under this certificate and student",
+            ["task"],
+        )
+        self.alarm = gauge("alarm_level", "0 calm, 1 warns, 2 rings", ["task", "stream"])
+        self.alarm_statistic = gauge(
+            "alarm_statistic", "As a share of the bar: at 1 it rings", ["task", "stream"]
+        )
+        self.incident = gauge(
+            "incident_open", "1 while nobody is promoted, for something went wrong", ["task"]
+        )
+        self.drift = gauge(
+            "drift_statistic",
+            "Mean of a signal, less what it was before it began to drift; 0 while steady",
+            ["task", "signal"],
+        )
         self.batch_size = histogram("batch_size", "Texts in a batch", buckets=_ROWS)
         self.batch_seconds = histogram("batch_duration_seconds", "Work on a batch")
         self.depth = gauge("queue_depth", "Texts that wait for the student", ["task"])
@@ -317,6 +418,7 @@ class _Families:
         self.shed = counter("shed_total", "Requests refused for want of room", ["reason"])
         self.degraded = gauge("records_degraded", "1 while the database takes no records")
         self.bundles = gauge("bundle_info", "1 for each bundle in use", ["task", "role", "bundle"])
+        self.canary = gauge("canary_share", "Of a task's keys that its canary answers", ["task"])
         self.swaps = counter("swaps_total", "Changes of a task's student", ["task", "result"])
         self.generation = gauge("config_generation", "1, and 1 more for each reload")
         self.build = gauge("build_info", "1, with the version of Understudy", ["version"])
@@ -354,6 +456,10 @@ class _Series:
             }
             for source in ("escalated", "audit")
         }
+        self._families = families
+        self._heads = frozenset(heads)
+        self._shadow = families.shadow.labels(task)
+        self._lapses = {lapse: families.lapses.labels(task, lapse.value) for lapse in Lapse}
         self._cost = {
             bucket: (
                 families.cost.labels(task, bucket),
@@ -391,6 +497,32 @@ class _Series:
     def audited(self, audit: Audit) -> None:
         if audit.answer.student is not None:
             self._compare(audit.answer.student, audit.teacher, "audit")
+
+    def compared(self, comparison: Comparison) -> None:
+        """A row against each of the others, by head; the series are looked up, off the hot path."""
+        said, teacher = comparison.prediction, comparison.teacher
+        if comparison.lapse is not None:
+            self._lapses[comparison.lapse].inc()
+        if comparison.seconds is not None:
+            self._shadow.observe(comparison.seconds)
+            self._spend(Bucket.SHADOW, self._student_usd(comparison.seconds))
+        self._differ(said, comparison.answer.student, "candidate_student", "shadow")
+        source = comparison.source or Source.AUDIT
+        self._differ(said, teacher, "candidate_teacher", source.value)
+        self._differ(teacher, comparison.second, "teacher_teacher", source.value)
+
+    def _differ(
+        self, ours: Prediction | None, theirs: Prediction | None, pair: str, source: str
+    ) -> None:
+        if ours is None or theirs is None:
+            return
+        others = {part.head: part.labels for part in theirs.heads}
+        for part in ours.heads:
+            if part.head in self._heads and part.head in others:
+                where = (self.task, part.head, pair, source)
+                differ = set(part.labels) != set(others[part.head])
+                self._families.comparisons.labels(*where).inc()
+                self._families.disagreements.labels(*where).inc(differ)  # 0 too: a series is there
 
     def spent(self, bucket: Bucket, micro_usd: int | None) -> None:
         self._spend(bucket, _usd(self._usual if micro_usd is None else micro_usd))

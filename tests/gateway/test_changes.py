@@ -67,6 +67,7 @@ def test_a_swap_a_rollback_and_a_reload_are_rows_with_who_and_why(
         ("start", TASK.name, "start", None, old, ""),
         ("swap", TASK.name, "(no key)", old, other.folder, "it is newer"),
         ("rollback", TASK.name, "(no key)", other.folder, old, "it was worse"),
+        ("freeze", TASK.name, "(no key)", None, None, "it was worse"),
         ("rollback", TASK.name, "(no key)", old, other.folder, ""),
         ("reload", None, "(no key)", same, same, "a look"),
     ]

@@ -463,6 +463,20 @@ def test_a_certificate_that_does_not_hold_escalates_everything_and_says_why(
     assert f"does not hold ({fault}), so everything goes to the teacher" in ran.out
 
 
+def test_a_student_may_have_a_certificate_of_its_own_beside_that_of_another(
+    understudy: Command, tmp_path: Path, serve: Opener
+) -> None:
+    path = tmp_path / "certificate.json"
+    certify(understudy, settings_file(tmp_path), labelled(tmp_path / "d", right=200), path)
+    issued = certificate.read(path)
+    assert issued is not None
+    certificate.write(path, issued.model_copy(update={"student": "0" * 64}))
+    name = tiny_bundle(tmp_path / "bundles").name
+    certificate.write(tmp_path / f"certificate.{name}.json", issued)
+    client = serve(policy={"certificate": path.name})
+    assert answered_under(client)[:2] == ("student", "confident")
+
+
 def test_a_certificate_that_is_not_there_escalates_everything(serve: Opener) -> None:
     client = serve(policy={"certificate": "nowhere.json"})
     assert answered_under(client) == ("teacher", "no_certificate", "missing")

@@ -340,8 +340,9 @@ def test_of_several_tasks_none_changes_where_one_cannot(tmp_path: Path) -> None:
 
 def test_a_reload_beside_a_swap_is_refused(tmp_path: Path) -> None:
     async def work(gateway: Gateway, _path: Path) -> None:
-        with gateway.successions[TASK.name].claim(), pytest.raises(Conflict):
-            await reload(gateway, by="test")
+        async with gateway.successions[TASK.name].claim():
+            with pytest.raises(Conflict):
+                await reload(gateway, by="test")
         await reload(gateway, by="test")
 
     during(tmp_path, work)

@@ -343,7 +343,7 @@ def test_roles_that_cannot_be_written_leave_everything_as_it_was(tmp_path: Path)
     async def work(gateway: Gateway, succession: Succession) -> None:
         old = succession.roles.serving
         name = await add(succession, tiny_bundle(tmp_path / "new", seed=1))
-        (tmp_path / "students" / TASK.name / ROLES).mkdir()  # in the way of the file
+        (tmp_path / "students" / TASK.name / ".roles.lock").mkdir()  # in the way of the file
         with pytest.raises(SettingsError, match=r"registry\.path"):
             await succession.swap(name, by="test")
         assert succession.roles.serving == old

@@ -10,7 +10,7 @@ from gateway.contract.examples import Example
 from gateway.errors import DataError
 
 
-def rows(count: int, propensity: float, kind: str) -> tuple[Example, ...]:
+def rows(count: int, propensity: float | None, kind: str) -> tuple[Example, ...]:
     return tuple(
         Example(f"{kind} {n}", {"intent": kind}, source="teacher", propensity=propensity)
         for n in range(count)
@@ -44,6 +44,17 @@ def test_what_is_held_out_is_thinned_to_equal_chances_and_training_rows_stay() -
     )
     alike = Splits(mixed[:5], mixed[:5], mixed[:5], mixed[:5], ())
     assert chances.evened(alike, seed=0) is alike
+
+
+def test_rows_of_no_known_chance_teach_for_themselves_and_measure_nothing() -> None:
+    # 1 for what a person picked, and 1 / 0.5 = 2: a mean of 3 / 2.
+    found = chances.weights([*rows(1, None, "picked"), *rows(1, 0.5, "audited")])
+    assert found is not None
+    assert found.tolist() == pytest.approx([2 / 3, 4 / 3])
+    sent, picked = rows(3, 1.0, "sent"), rows(3, None, "picked")
+    even = chances.evened(Splits(picked, sent + picked, sent, sent + picked, ()), seed=0)
+    assert (even.train, even.calibration, even.test, even.removed) == (picked, sent, sent, 6)
+    assert chances.smallest(picked) == 1.0
 
 
 def test_nothing_left_to_measure_is_refused() -> None:

@@ -21,6 +21,7 @@ from tests.hostile import Parts, parts_of
 TAR = {"content-type": "application/x-tar"}
 STUDENTS = "/admin/v1/students"
 SWAP = f"{STUDENTS}/{TASK.name}/swap"
+SHADOW = "/admin/v1/shadow"
 ROLLBACK = f"{STUDENTS}/{TASK.name}/rollback"
 CLIENT, CLIENT_DIGEST = new_key("shop")
 ADMIN, ADMIN_DIGEST = new_key("ops")
@@ -35,6 +36,8 @@ ROUTES = [
     ("POST", ROLLBACK),
     ("POST", "/admin/v1/reload"),
     ("GET", "/admin/v1/config"),
+    ("GET", SHADOW),
+    ("DELETE", f"{SHADOW}/{TASK.name}/a-bundle"),
 ]
 
 
@@ -58,11 +61,15 @@ def test_a_bundle_is_sent_swapped_in_and_rolled_back(client: Client, other: Part
     reply = send(client, other)
     assert reply.status_code == 201
     size = sum(map(len, other.files.values()))
-    assert reply.json() == {"task": TASK.name, "bundle": other.folder, "size": size}
+    assert reply.json() == {
+        "task": TASK.name, "bundle": other.folder, "size": size, "compared": False,
+        "note": "tasks.tickets.shadow.share is 0: nothing is compared",
+    }  # fmt: skip
     assert intent(client) == "refund"
     swapped = client.post(SWAP, json={"bundle": other.folder})
     assert swapped.json() == {
         "task": TASK.name, "serving": other.folder, "previous": old, "changed": True,
+        "canary": None, "proposal": None, "frozen": None,
     }  # fmt: skip
     assert intent(client) == "fraud"
     (task,) = client.get(STUDENTS).json()["tasks"]
@@ -75,11 +82,27 @@ def test_a_bundle_is_sent_swapped_in_and_rolled_back(client: Client, other: Part
     assert intent(client) == "refund"
 
 
-def test_a_bundle_that_was_only_sent_is_a_candidate(client: Client, other: Parts) -> None:
-    send(client, other)
+def test_a_bundle_that_is_sent_is_a_candidate_where_a_share_is_compared(
+    serve: Opener, other: Parts
+) -> None:
+    client = serve(tickets={"shadow": {"share": 0.5}})
+    reply = send(client, other).json()
+    assert (reply["compared"], reply["note"]) == (True, "")
     (task,) = client.get(STUDENTS).json()["tasks"]
     roles = {each["name"]: each["role"] for each in task["bundles"]}
     assert roles == {task["serving"]: "serving", other.folder: "candidate"}
+    (shadow,) = client.get(SHADOW).json()["tasks"]
+    (shown,) = shadow["candidates"]
+    assert (shadow["serving"], shown["name"]) == (task["serving"], other.folder)
+    assert (shown["share"], shown["whole"]["compared"], shown["worst"]) == (0.5, 0, [])
+    assert {each["gate"] for each in shown["verdict"]["gates"]} == {
+        "disagreement", "serving", "escalation", "latency",
+    }  # fmt: skip
+    gone = client.delete(f"{SHADOW}/{TASK.name}/{other.folder}")
+    assert gone.json() == {"task": TASK.name, "bundle": other.folder}
+    assert client.delete(f"{SHADOW}/{TASK.name}/{other.folder}").status_code == 404
+    (task,) = client.get(STUDENTS).json()["tasks"]
+    assert task["bundles"][-1] == {"name": other.folder, "role": "idle"}
 
 
 @pytest.mark.parametrize(
@@ -145,7 +168,9 @@ def test_what_cannot_be_done_says_why(
 
 
 def test_a_change_beside_another_one_is_a_conflict(client: Client) -> None:
-    with client.gateway.successions[TASK.name].claim():
+    assert client.portal is not None
+    claim = client.gateway.successions[TASK.name].claim()
+    with client.portal.wrap_async_context_manager(claim):
         for reply in (
             client.post(SWAP, json={"bundle": "x"}),
             client.post(ROLLBACK),
@@ -237,8 +262,8 @@ def test_a_change_is_logged_with_who_made_it(
     lines = [line for line in said.splitlines() if "by=ops" in line]
     told = ("student added", "student swapped", "student refused", "reloaded")
     assert [next(each for each in told if each in line) for line in lines] == list(told)
-    assert f"new={other.folder}" in lines[1]
-    assert "old=tickets-" in lines[1]
+    assert f"serving={other.folder}" in lines[1]
+    assert "previous=tickets-" in lines[1]
 
 
 def test_a_reload_says_what_became_of_each_key(client: Client, tmp_path: Path) -> None:

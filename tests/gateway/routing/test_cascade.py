@@ -16,9 +16,10 @@ import structlog
 
 from gateway.contract.bundle import open_bundle
 from gateway.errors import DeadlinePassed, Draining, Overloaded, Unanswered
-from gateway.routing.cascade import Cascade, Rung
+from gateway.routing.cascade import Cascade
 from gateway.routing.policy import EscalationPolicy
 from gateway.routing.risk import TextRule
+from gateway.routing.rung import Rung
 from gateway.routing.unavailable import ByRisk, Instead, Unavailable
 from gateway.shadow.coins import Coins
 from gateway.students.batching import Batcher

@@ -85,3 +85,11 @@ def test_each_coin_falls_as_often_as_it_says() -> None:
     assert 876 <= uniform <= 1124
     assert 3072 <= either <= 3488
     assert draws[0].propensity == pytest.approx(0.164)
+
+
+@pytest.mark.parametrize(("share", "doubled"), [(0.02, 0.04), (0.6, 1.0), (0.0, 0.0)])
+def test_a_closer_look_doubles_the_uniform_coin_and_says_so(share: float, doubled: float) -> None:
+    coins = Coins(share, random=Falls(0.999), doubled=lambda: True)
+    drawn = coins.toss(0.9)
+    assert (coins.share, drawn.propensity, drawn.uniform) == (doubled, doubled, doubled)
+    assert drawn.coin is (Coin.UNIFORM if doubled == 1.0 else None)

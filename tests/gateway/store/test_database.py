@@ -20,8 +20,8 @@ from gateway.store.records import Selection, latest
 from tests.postgres import Cluster
 
 TABLES = [
-    "alembic_version", "audits", "budgets", "changes", "changes_end", "records", "reservations",
-    "spending",
+    "alembic_version", "audits", "budgets", "changes", "changes_end", "comparisons", "records",
+    "reservations", "spending", "trials", "verdicts",
 ]  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.telemetry.figures import Figures
 from gateway.telemetry.pricing import Prices
-from gateway.types import Bucket, Cost, Reason, Route, Stages
+from gateway.types import Bucket, Comparison, Cost, Reason, Route, Stages
 from tests.gateway.telemetry.answers import TICKETS, audit, confident, escalated, prediction
 from tests.gateway.telemetry.clock import Clock
 
@@ -112,12 +112,19 @@ def test_cost_is_summed_and_the_student_is_priced_once() -> None:
     for bucket, cost in ((Bucket.LIVE, 900), (Bucket.RETRY, 20), (Bucket.HEDGE, None)):
         figures.spent("tickets", bucket, cost)
     figures.spent("tickets", Bucket.AUDIT, None)  # the task's price is 2,500
+    figures.spent("tickets", Bucket.SHADOW, 100)
+    for seconds in (0.0006, 0.0006, None):  # of a candidate, which failed once
+        figures.compared(
+            Comparison(confident(), "tickets-1", None, escalates=True, propensity=1.0,
+                       seconds=seconds)
+        )  # fmt: skip
     assert shown(figures)["cost"] == {
         "student": 3,
         "teacher": {"known": 3420, "unknown": 0},
         "audits": {"known": 2500, "unknown": 0},
         "avoided": {"known": 12_500, "unknown": 0},
-        "total": 5923,
+        "shadow": 101,
+        "total": 6024,
     }
 
 
@@ -130,6 +137,7 @@ def test_an_unknown_cost_is_counted_and_makes_the_total_unknown() -> None:
         "teacher": {"known": 0, "unknown": 0},
         "audits": {"known": 0, "unknown": 1},
         "avoided": {"known": 0, "unknown": 1},
+        "shadow": 0,
         "total": None,
     }
 

@@ -9,12 +9,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.shadow.account import Part
+from gateway.shadow.promotion import Decision
 from gateway.shadow.rate import Rate
 from gateway.teachers.breaker import State
 from gateway.teachers.guard import Event, Outcome
 from gateway.telemetry.metrics import CONTENT_TYPE, Metrics
 from gateway.telemetry.pricing import Prices
-from gateway.types import Bucket, Cost, Reason, Route
+from gateway.types import Bucket, Comparison, Cost, Lapse, Reason, Route, Source
 from tests.gateway.telemetry.answers import STAGES, TICKETS, audit, confident, escalated, prediction
 
 # 3.60 USD an hour is 0.001 USD for a busy second.
@@ -94,7 +95,9 @@ def test_every_call_of_the_teacher_is_paid_for_by_what_it_was_made_for() -> None
     metrics.spent("a stranger", Bucket.AUDIT, None)  # of which no price is known
     task = {"task": "tickets"}
     paid = [value(metrics, "cost_usd_total", **task, bucket=bucket) for bucket in Bucket]
-    assert paid == pytest.approx([0.0009, 0.0, 0.0, 0.0025])  # live, audit, retry, hedge
+    assert paid == pytest.approx(
+        [0.0009, 0.0, 0.0, 0.0025, 0.0]
+    )  # live, audit, retry, hedge, shadow
     assert value(metrics, "cost_unknown_total", task="other", bucket="audit") == 1
 
 
@@ -105,6 +108,47 @@ def test_an_audit_is_compared_apart() -> None:
     assert value(metrics, "comparisons_total", **task, head="risk", **pair) == 1
     assert value(metrics, "disagreements_total", **task, head="risk", **pair) == 1
     assert value(metrics, "disagreements_total", **task, head="intent", **pair) == 0
+
+
+def test_a_candidate_is_compared_with_both_and_its_time_is_the_shadows() -> None:
+    prices = {"tickets": Prices(instance_usd_per_hour=Decimal("3.60"))}
+    metrics = Metrics([TICKETS], prices=prices)
+    metrics.compared(
+        Comparison(
+            confident(), "tickets-1", prediction("login"), escalates=False, propensity=1.0,
+            seconds=0.01, teacher=prediction("login"), source=Source.AUDIT,
+            second=prediction("refund"),
+        )
+    )  # fmt: skip
+    failed = Comparison(
+        confident(), "tickets-1", None, escalates=True, propensity=1.0, lapse=Lapse.HUNG
+    )
+    metrics.compared(failed)
+    place = {"task": "tickets", "head": "intent"}
+    pairs = (("candidate_student", "shadow", 1), ("candidate_teacher", "audit", 0),
+             ("teacher_teacher", "audit", 1))  # fmt: skip
+    for pair, source, differ in pairs:
+        where = {**place, "pair": pair, "source": source}
+        assert value(metrics, "comparisons_total", **where) == 1
+        assert value(metrics, "disagreements_total", **where) == differ
+    assert value(metrics, "shadow_lapses_total", task="tickets", cause="hung") == 1
+    # 3.60 USD an hour are 0.001 USD a second.
+    paid = value(metrics, "cost_usd_total", task="tickets", bucket="shadow")
+    assert paid == pytest.approx(0.00001)
+
+
+def test_only_candidates_of_now_have_a_verdict() -> None:
+    metrics = Metrics([TICKETS])
+    metrics.tried("tickets", ["tickets-1", "tickets-2"])
+    decisions = {"tickets-1": Decision.REJECT, "tickets-3": Decision.PROMOTE}
+    metrics.judged("tickets", decisions)
+    shown = metrics.render().decode()
+    assert 'understudy_shadow_verdict{candidate="tickets-1",task="tickets"} -1.0' in shown
+    assert "tickets-3" not in shown
+    metrics.tried("tickets", ["tickets-2"])
+    shown = metrics.render().decode()
+    assert "tickets-1" not in shown
+    assert 'bundle="tickets-2",role="candidate"' in shown
 
 
 def test_a_fallback_names_the_cause_by_the_code_of_an_error() -> None:

@@ -1,0 +1,138 @@
+"""One turn of the flywheel: what live traffic has taught -> the next student, under test.
+
+    hand over -> distil -> check -> add        each step is done once
+
+A round is a folder beside the recipe. One that was interrupted goes on with the examples that it
+has; a new one begins where the last has ended. It promotes nobody: it ends with a candidate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from distill import pipeline
+from distill.pipeline import Sealed
+from distill.progress import Narrator
+from distill.recipe import Recipe
+from distill.workspace import Workspace
+from gateway.api.stats import serving
+from gateway.cli.aside import one_task, open_aside
+from gateway.cli.handover import hand_over, told
+from gateway.cli.remote import reach
+from gateway.cli.students import send
+from gateway.errors import StageFailed, UsageError
+from gateway.settings import RegistrySettings, Settings, load
+
+ROUNDS = "rounds"  # beside the recipe
+HANDOVER = "handover.jsonl"
+ADDED = "added.json"  # which candidate came of a round, and where: then it has ended
+
+_STEPS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Gateways:
+    """The gateways that are improved, as the command line names them."""
+
+    config: Path
+    admin: Sequence[str] | None = None
+    key_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Improved:
+    """What came of a round: a candidate at each of these URLs."""
+
+    number: int
+    sealed: Sealed
+    urls: tuple[str, ...]
+
+
+def improve(
+    recipe: Recipe,
+    gateways: Gateways,
+    narrator: Narrator,
+    *,
+    since: str | None = None,
+    allow_biased: bool = False,
+    fresh: bool = False,
+) -> Improved:
+    """Go one round, or on with one that was interrupted unless it is to be `fresh`.
+
+    `since` is where the examples begin, as `understudy handover` reads it. Raises UsageError where
+    the recipe and the settings are of different tasks, StageFailed where the new student would
+    answer nothing, and what the steps raise; what earlier steps did is kept.
+    """
+    name, settings = one_task(load(gateways.config), recipe.task)
+    folder = _round(recipe.folder / ROUNDS, fresh=fresh)
+    number = int(folder.name)
+    file = _handed(folder / HANDOVER, gateways.config, name, since, narrator)
+
+    _begin(narrator, 2, "distil the next student from the examples and the recipe's own data")
+    plan = recipe.handed(file, allow_biased=allow_biased)
+    try:
+        sealed = pipeline.distill(plan, Workspace(recipe.folder), narrator)
+    except UsageError:
+        file.unlink()  # too little, or not to be used: the next try takes what has come since
+        raise
+
+    _begin(narrator, 3, "check what it would do under the policy that serves")
+    narrator.note(f"  {asyncio.run(_check(settings, name, sealed))}")
+
+    _begin(narrator, 4, "add it as a candidate")
+    reached = reach(gateways.config, gateways.admin, gateways.key_file)
+    urls = tuple(url for url, _ in send(reached, name, sealed.bundle.path))
+    added = {"bundle": sealed.bundle.name, "id": sealed.bundle.id, "urls": urls}
+    (folder / ADDED).write_text(json.dumps(added, indent=2) + "\n")
+    return Improved(number, sealed, urls)
+
+
+def _begin(narrator: Narrator, number: int, title: str) -> None:
+    narrator.note(f"{number}/{_STEPS} {title}", style="bold")
+
+
+def _round(rounds: Path, *, fresh: bool) -> Path:
+    """The folder of the round that has not ended, or of a new one."""
+    numbers = [int(each.name) for each in rounds.glob("*") if each.name.isdecimal()]
+    last = max(numbers, default=0)
+    ended = fresh or not last or (rounds / str(last) / ADDED).is_file()
+    folder = rounds / str(last + 1 if ended else last)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _handed(file: Path, config: Path, task: str, since: str | None, narrator: Narrator) -> Path:
+    """The examples of the round: those that it has, or those that the records hold now."""
+    _begin(narrator, 1, "hand over what teachers and people have said of live traffic")
+    if file.is_file():
+        narrator.note(f"  kept from an earlier start: {file}", style="dim")
+        return file
+    _, tally = hand_over(file, config, task, since=since)
+    narrator.note(f"  {told(tally, task)} in {file}")
+    return file
+
+
+async def _check(settings: Settings, task: str, sealed: Sealed) -> str:
+    """Open the new student as the gateway would: what it would promise. Raises StageFailed."""
+    old = settings.tasks[task]
+    student = old.student.model_copy(update={"bundle": sealed.bundle.path})
+    tasks = {task: old.model_copy(update={"student": student})}
+    with tempfile.TemporaryDirectory() as folder:
+        registry = RegistrySettings(path=Path(folder))  # empty: who serves now is not asked
+        chosen = settings.model_copy(update={"tasks": tasks, "registry": registry})
+        async with open_aside(chosen) as gateway:
+            found = serving(gateway.settings, gateway.tasks[task])
+    if found is None or found.threshold is None:
+        raise StageFailed(
+            f"the new student {sealed.bundle.name} has no certified threshold: it would answer "
+            "nothing",
+            mend="let more audited traffic come and begin anew with --fresh, or allow a larger "
+            "certificate.alpha in the recipe",
+        )
+    promise = found.certificate.words if found.certificate else "no certificate covers it"
+    return f"{sealed.bundle.name} answers from a score of {found.threshold:.4g} on: {promise}"

@@ -1,0 +1,300 @@
+"""Candidates on live traffic: after the reply each is shown a share of the requests, and compared.
+
+The shadow is an observer. It is offered every answer and takes what it can at once: nothing here is
+waited for by whoever answers, and whatever a candidate does (hang, crash, take ten times as long)
+costs requests that are not compared, which are counted, and never one that is not answered.
+
+A comparison is complete when the candidate has run and the teacher's view is there, where one is to
+come: that of an audit is waited for, for a bounded time. A few answers of the teacher are asked for
+a second time, to see how often it contradicts itself.
+
+What a label proves must not depend on how hard the request was. The teacher sees every escalated
+request, and of the confident ones a small share, by the uniform coin of the audit. So of the
+escalated ones the same share is drawn here, by a lot, and only those count as drawn by chance.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from gateway.errors import TeacherError
+from gateway.routing.policy import EscalationPolicy
+from gateway.shadow.lot import lot, lot_of
+from gateway.shadow.pairing import Measure, seen
+from gateway.shadow.promotion import Trial
+from gateway.shadow.runner import Run, Runner
+from gateway.shadow.slices import Slices
+from gateway.teachers.breaker import State as BreakerState
+from gateway.teachers.guard import Guard
+from gateway.types import (
+    Answer,
+    Audit,
+    Coin,
+    Comparison,
+    Onlooker,
+    Prediction,
+    Priority,
+    Reason,
+    Route,
+    Source,
+)
+
+_SHOWN, _COUNTED, _AGAIN = "shown", "counted", "again"  # what a lot is drawn for
+_WAITING = 1024  # answers whose audit is waited for at once; of more it is not
+_ASKED_AGAIN = 4  # calls at once: live requests and audits come first
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Which requests are compared, how long an audit is waited for, which answers come again."""
+
+    share: float
+    double_asked: float = 0.0
+    audit_wait_s: float = 30.0
+
+
+class Candidate:
+    """A bundle under test: what runs it, what it would escalate, and what it has shown so far.
+
+    `bundle` is its id. `began`, in seconds since the epoch, is when its test did.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        bundle: str,
+        runner: Runner,
+        policy: EscalationPolicy,
+        measure: Measure,
+        trial: Trial,
+        slices: Slices,
+    ) -> None:
+        self.name = name
+        self.bundle = bundle
+        self.runner = runner
+        self.policy = policy
+        self.measure = measure
+        self.trial = trial
+        self.slices = slices
+
+    def follow(self, policy: EscalationPolicy, measure: Measure) -> None:
+        """From now on it is held against these."""
+        self.policy = policy
+        self.measure = measure
+
+    def count(self, comparison: Comparison) -> None:
+        """What was compared is evidence."""
+        self.trial.add(self.measure.pair(seen(comparison)))
+        self.slices.add(comparison)
+
+
+class Shadow:
+    """Shows answers to the candidates of one task, and tells the `onlookers` what they said.
+
+    `teacher` gives the guard that stands behind the task now. `uniform` is the audit's share until
+    an answer says it. It belongs to one event loop.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        *,
+        sampling: Sampling,
+        teacher: Callable[[], Guard],
+        onlookers: Sequence[Onlooker],
+        uniform: float = 0.0,
+    ) -> None:
+        self.task = task
+        self.sampling = sampling
+        self.candidates: tuple[Candidate, ...] = ()
+        self.past: Counter[str] = Counter()  # refused requests, by cause, of candidates that left
+        self._teacher = teacher
+        self._onlookers = tuple(onlookers)
+        self._uniform = uniform
+        self._views: dict[str, _View] = {}  # by the answer's id, while an audit is awaited
+        self._asking: set[asyncio.Task[None]] = set()
+
+    @property
+    def skipped(self) -> Counter[str]:
+        """Requests that were drawn and not shown, by cause."""
+        found = Counter(self.past)
+        for each in self.candidates:
+            found.update({cause.value: count for cause, count in each.runner.shed.items()})
+        return found
+
+    def enter(self, candidate: Candidate) -> None:
+        """Show it requests from now on."""
+        self.candidates = (*self.candidates, candidate)
+
+    def leave(self, name: str) -> Candidate | None:
+        """Show it no more; who calls ends its processes. None: it is not here."""
+        found = next((each for each in self.candidates if each.name == name), None)
+        if found is not None:
+            self.candidates = tuple(each for each in self.candidates if each is not found)
+            self.past.update({cause.value: count for cause, count in found.runner.shed.items()})
+        return found
+
+    def answered(self, answer: Answer) -> None:
+        """Show the answer to the candidates whose lot it is."""
+        if answer.audit_uniform:
+            self._uniform = answer.audit_uniform
+        share = self.sampling.share
+        if not self.candidates or not share:
+            return
+        itself = answer.student.bundle if answer.student is not None else None
+        drawn = [
+            each
+            for each in self.candidates
+            if each.bundle != itself and lot_of(answer.instance, _SHOWN, each.name) < share
+        ]
+        if drawn:
+            view = _View(answer, share, self._tell)
+            if sum(view.show(each) for each in drawn):
+                self._look(view)
+
+    def audited(self, audit: Audit) -> None:
+        """The teacher's view of an answer has come, which a comparison may wait for."""
+        view = self._views.pop(audit.answer.id, None)
+        if view is not None:
+            view.teacher, view.source = audit.teacher, Source.AUDIT
+            view.by_chance = audit.answer.coin is Coin.UNIFORM
+            self._ask_again(view)
+
+    def close(self) -> None:
+        """Wait for nothing any more: what the candidates have said is told as it is."""
+        for task in self._asking:
+            task.cancel()
+        for view in list(self._views.values()):
+            view.complete()
+        self._views.clear()
+
+    def _look(self, view: _View) -> None:
+        """See to it that the teacher's view, where one is to come, is there in the end."""
+        answer = view.answer
+        if answer.route is Route.TEACHER and answer.teacher is not None:
+            view.teacher, view.source = answer.teacher, Source.ESCALATED
+            view.by_chance = answer.auditable and lot(_COUNTED, answer.id) < self._uniform
+            self._ask_again(view)
+        elif answer.coin is not None and len(self._views) < _WAITING:
+            self._views[answer.id] = view
+            loop = asyncio.get_running_loop()
+            loop.call_later(self.sampling.audit_wait_s, self._give_up, answer.id)
+        else:
+            view.complete()
+
+    def _give_up(self, name: str) -> None:
+        view = self._views.pop(name, None)
+        if view is not None:
+            view.complete()
+
+    def _ask_again(self, view: _View) -> None:
+        """Ask the teacher a second time, of a small share of its answers, where it has room."""
+        answer, guard = view.answer, self._teacher()
+        wanted = (
+            self.sampling.double_asked > 0.0
+            and lot(_AGAIN, answer.id) < self.sampling.double_asked
+            and len(self._asking) < _ASKED_AGAIN
+            and not guard.busy
+            and guard.state is BreakerState.CLOSED
+        )
+        if not wanted:
+            view.complete()
+            return
+        asking = asyncio.get_running_loop().create_task(self._second(view, guard))
+        self._asking.add(asking)
+        asking.add_done_callback(self._asking.discard)
+
+    async def _second(self, view: _View, guard: Guard) -> None:
+        answer = view.answer
+        try:
+            said = await guard.answer(
+                answer.instance, hint=answer.student, priority=Priority.SHADOW
+            )
+            view.second = said.prediction
+        except TeacherError:
+            pass  # it has been asked once, and that is compared
+        finally:
+            view.complete()
+
+    def _tell(self, candidate: Candidate, comparison: Comparison) -> None:
+        if all(each is not candidate for each in self.candidates):
+            return  # it has left
+        candidate.count(comparison)
+        for onlooker in self._onlookers:
+            try:
+                onlooker.compared(comparison)
+            except Exception:  # noqa: BLE001  a watcher must not cost the others the comparison
+                _log.exception(
+                    "onlooker_failed", onlooker=type(onlooker).__name__, id=comparison.answer.id
+                )
+
+
+class _View:
+    """One answer while it is compared: what the teacher says, and what each candidate said."""
+
+    __slots__ = (
+        "_complete", "_ran", "_share", "_tell",
+        "answer", "by_chance", "second", "source", "teacher",
+    )  # fmt: skip
+
+    def __init__(
+        self, answer: Answer, share: float, tell: Callable[[Candidate, Comparison], None]
+    ) -> None:
+        self.answer = answer
+        self.teacher: Prediction | None = None
+        self.second: Prediction | None = None
+        self.source: Source | None = None
+        self.by_chance = False
+        self._share = share
+        self._tell = tell
+        self._complete = False
+        self._ran: list[tuple[Candidate, Run]] = []
+
+    def show(self, candidate: Candidate) -> bool:
+        """Have the candidate run it; False: it has no room."""
+        text = self.answer.instance.text
+        return candidate.runner.offer(text, lambda run: self._heard(candidate, run))
+
+    def complete(self) -> None:
+        """Nothing more is known of the answer than what is: whoever has run is compared."""
+        self._complete = True
+        ran, self._ran = self._ran, []
+        self._compare(ran)
+
+    def _heard(self, candidate: Candidate, run: Run) -> None:
+        if self._complete:
+            self._compare([(candidate, run)])
+        else:
+            self._ran.append((candidate, run))
+
+    def _compare(self, ran: Iterable[tuple[Candidate, Run]]) -> None:
+        for candidate, run in ran:
+            try:
+                self._tell(candidate, self._comparison(candidate, run))
+            except Exception:  # noqa: BLE001  the candidate's process goes on with the next one
+                _log.exception("not_compared", candidate=candidate.name, id=self.answer.id)
+
+    def _comparison(self, candidate: Candidate, run: Run) -> Comparison:
+        answer = self.answer
+        decision = candidate.policy.decide(answer.instance, run.prediction, now=answer.at)
+        return Comparison(
+            answer=answer,
+            candidate=candidate.name,
+            prediction=run.prediction,
+            escalates=decision.escalate,
+            propensity=self._share,
+            seconds=run.seconds,
+            lapse=run.lapse,
+            teacher=self.teacher,
+            source=self.source,
+            second=self.second,
+            by_chance=self.by_chance and Reason.REQUESTED not in answer.decision.reasons,
+        )

@@ -1,0 +1,48 @@
+"""A worker that does what a test tells it, in place of a candidate's process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from gateway.errors import BundleCorrupt
+from gateway.students.workers import Ran
+from gateway.types import Prediction
+
+
+class Puppet:
+    """Answers at once with what it is given; `mute`: it is sent texts and never answers."""
+
+    def __init__(
+        self, said: Prediction | Exception, *, mute: bool = False, broken: bool = False
+    ) -> None:
+        self.said = said
+        self.mute = mute
+        self.broken = broken
+        self.sent: list[list[str]] = []
+        self.got = asyncio.Event()
+        self.killed = False
+
+    def follow(self, ran: Callable[[Ran], None], ended: Callable[[], None]) -> None:
+        """Remember who is told."""
+        self._ran, self.crash = ran, ended
+
+    async def ready(self) -> None:
+        """It is, unless it is broken."""
+        if self.broken:
+            raise BundleCorrupt("a file has changed", mend="build it again")
+
+    def send(self, texts: Sequence[str]) -> None:
+        """Answer, or not."""
+        self.sent.append(list(texts))
+        self.got.set()
+        if not self.mute:
+            ran = Ran([self.said] * len(texts), 10.0, 10.0 + 0.5 * len(texts))
+            asyncio.get_running_loop().call_soon(self._ran, ran)
+
+    def kill(self) -> None:
+        """Note it."""
+        self.killed = True
+
+    async def close(self) -> None:
+        """Nothing to wait for."""

@@ -1,0 +1,156 @@
+"""A candidate's processes: what they run, what is refused, and what becomes of those that fail."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from gateway.errors import StudentFailed
+from gateway.shadow.runner import Run, Runner, Shed, State
+from gateway.types import Lapse
+from tests.gateway.shadow.puppet import Puppet
+from tests.gateway.telemetry.answers import prediction
+
+SAID = prediction()
+SOON = 20.0  # seconds; far beyond what any wait here takes
+
+
+async def until(happened: Callable[[], bool]) -> None:
+    """Let the event loop go on until then."""
+    async with asyncio.timeout(SOON):
+        while not happened():  # noqa: ASYNC110  what happens is several tasks' work
+            await asyncio.sleep(0)
+
+
+def with_runner(
+    work: Callable[[Runner, list[Run]], Awaitable[None]],
+    *puppets: Callable[[], Puppet],
+    queue: int = 4,
+    limit_s: float = 60.0,
+    pause_s: float = 0.0,
+) -> None:
+    """Do `work` with a runner whose processes are those, one after the other."""
+
+    async def play() -> None:
+        waiting = list(puppets)
+        runner = Runner(
+            "tickets-1",
+            lambda: waiting.pop(0)(),  # noqa: PLW0108  another one each time
+            queue=queue,
+            limit_s=limit_s,
+            pause_s=pause_s,
+        )
+        runs: list[Run] = []
+        try:
+            await until(lambda: runner.state is not State.STARTING)
+            await work(runner, runs)
+        finally:
+            await runner.close()
+
+    asyncio.run(play())
+
+
+def test_a_text_is_run_and_its_share_of_the_batch_told() -> None:
+    async def work(runner: Runner, runs: list[Run]) -> None:
+        assert runner.offer("one", runs.append)
+        assert runner.offer("two", runs.append)
+        await until(lambda: len(runs) == 2)
+        assert runs == [Run(SAID, 0.5), Run(SAID, 0.5)]
+
+    with_runner(work, lambda: Puppet(SAID))
+
+
+def test_a_text_that_the_model_fails_on_fails_alone() -> None:
+    async def work(runner: Runner, runs: list[Run]) -> None:
+        runner.offer("one", runs.append)
+        await until(lambda: bool(runs))
+        assert runs == [Run(None, None, Lapse.FAILED)]
+        assert (runner.state, runner.lapses[Lapse.FAILED]) == (State.RUNNING, 1)
+
+    with_runner(work, lambda: Puppet(StudentFailed("no numbers")))
+
+
+@pytest.mark.parametrize("text", ["one", "x" * 3_900_000])
+def test_what_finds_no_room_is_refused_and_counted(text: str) -> None:
+    puppet: list[Puppet] = []
+
+    def mute() -> Puppet:
+        puppet.append(Puppet(SAID, mute=True))
+        return puppet[0]
+
+    async def work(runner: Runner, runs: list[Run]) -> None:
+        runner.offer("first", runs.append)
+        await puppet[0].got.wait()
+        taken = [runner.offer(text, runs.append) for _ in range(6)]
+        room = 4 if text == "one" else 1  # texts; characters in all
+        assert taken == [True] * room + [False] * (6 - room)
+        assert (runner.shed[Shed.FULL], runner.depth) == (6 - room, room)
+
+    with_runner(work, mute)
+
+
+def test_a_batch_that_does_not_end_is_ended_and_the_next_process_goes_on() -> None:
+    puppets: list[Puppet] = []
+
+    def begin(*, mute: bool) -> Puppet:
+        puppets.append(Puppet(SAID, mute=mute))
+        return puppets[-1]
+
+    async def work(runner: Runner, runs: list[Run]) -> None:
+        runner.offer("hangs", runs.append)
+        await until(lambda: bool(runs))
+        assert runs == [Run(None, None, Lapse.HUNG)]
+        await until(lambda: len(puppets) == 2 and runner.state is State.RUNNING)
+        assert puppets[0].killed
+        runner.offer("goes on", runs.append)
+        await until(lambda: len(runs) == 2)
+        assert runs[1] == Run(SAID, 0.5)
+
+    with_runner(work, lambda: begin(mute=True), lambda: begin(mute=False), limit_s=0.01)
+
+
+def test_a_crash_costs_the_batch_and_what_comes_in_the_pause() -> None:
+    puppet: list[Puppet] = []
+
+    def mute() -> Puppet:
+        puppet.append(Puppet(SAID, mute=True))
+        return puppet[0]
+
+    async def work(runner: Runner, runs: list[Run]) -> None:
+        runner.offer("one", runs.append)
+        await puppet[0].got.wait()
+        puppet[0].crash()
+        await until(lambda: runner.state is State.RESTING)
+        assert runs == [Run(None, None, Lapse.CRASHED)]
+        assert not runner.offer("two", runs.append)
+        assert runner.shed[Shed.RESTING] == 1
+
+    with_runner(work, mute, pause_s=60.0)
+
+
+def test_a_process_that_ends_while_it_has_nothing_to_do_is_begun_again() -> None:
+    puppets: list[Puppet] = []
+
+    def begin() -> Puppet:
+        puppets.append(Puppet(SAID))
+        return puppets[-1]
+
+    async def work(runner: Runner, runs: list[Run]) -> None:
+        puppets[0].crash()
+        await until(lambda: len(puppets) == 2)
+        await until(lambda: runner.state is State.RUNNING)
+        runner.offer("one", runs.append)
+        await until(lambda: bool(runs))
+
+    with_runner(work, begin, begin)
+
+
+def test_a_candidate_that_never_begins_is_left_alone_and_says_why() -> None:
+    async def work(runner: Runner, runs: list[Run]) -> None:
+        await until(lambda: runner.state is State.STOPPED)
+        assert "a file has changed" in runner.ended
+        assert not runner.offer("one", runs.append)
+
+    with_runner(work, *[lambda: Puppet(SAID, broken=True)] * 5)
