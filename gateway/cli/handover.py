@@ -66,7 +66,7 @@ def handover(
     print(f"{tally.examples} examples of {name} in {out}; left out: {_told(tally)}")
     if tally.without_text:
         print("note: records.text: full keeps the texts of requests from now on")
-    print(f"next: understudy distill, with data: {out}")
+    print(f"next: understudy init {name} --data {out}, then understudy distill")
 
 
 def _told(tally: Tally) -> str:
