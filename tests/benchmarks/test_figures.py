@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import agreement, page, plots, policies
+from benchmarks import agreement, certificates, page, plots, policies
 from benchmarks.corpora import CORPORA
 from benchmarks.figures import Curves, Figures
 from benchmarks.policies import Way
-from benchmarks.trial import Seen
+from benchmarks.trial import Seen, Trial
+from gateway.contract.labelled import Labelled
 from gateway.errors import DataError
+from gateway.routing.policy import EscalationPolicy
 from gateway.types import HeadPrediction, Prediction
 
 
@@ -50,9 +52,11 @@ def drawn(seed: int, rows: int = 3000) -> Seen:
 
 def test_what_is_certified_agrees_as_often_as_it_is_said_to() -> None:
     rows = drawn(1)
-    found = agreement.handled(rows, drawn(2), 0.97, seed=3)
+    found = agreement.handled(rows, drawn(2), 0.97, None, seed=3)
     assert 0.5 < found.share < 1.0
+    assert found.agreement is not None
     assert found.agreement >= 0.97
+    assert found.none == 0.0
     # What the right scores allow: the largest share whose mean score is 97 %.
     best = np.sort(rows.score)[::-1]
     allowed = np.flatnonzero(np.cumsum(best) / np.arange(1, len(best) + 1) >= 0.97)[-1] / len(best)
@@ -62,8 +66,61 @@ def test_what_is_certified_agrees_as_often_as_it_is_said_to() -> None:
 def test_where_nothing_can_be_certified_nothing_is_handled() -> None:
     draw = np.random.default_rng(4)
     rows = seen(draw.random(400), draw.random(400) < 0.5)  # a score that says nothing
-    found = agreement.handled(rows, rows, 0.97, seed=5)
-    assert (found.share, found.agreement, found.below) == (0.0, 1.0, 0.0)
+    found = agreement.handled(rows, rows, 0.97, None, seed=5)
+    assert (found.share, found.agreement, found.none) == (0.0, None, 1.0)
+
+
+def test_a_strange_text_is_never_handled() -> None:
+    rows = drawn(1)
+    strange = replace(
+        rows,
+        said=tuple(replace(each, familiarity=0.001) for each in rows.said[:1500])
+        + rows.said[1500:],
+    )
+    known = replace(
+        strange,
+        said=strange.said[:1500]
+        + tuple(replace(each, familiarity=0.5) for each in rows.said[1500:]),
+    )
+    assert agreement.handled(known, drawn(2), 0.97, 0.01, seed=3).share < 0.51
+    assert agreement.handled(known, drawn(2), 0.97, None, seed=3).share > 0.51
+
+
+def test_a_certificate_is_broken_in_few_splits_and_by_a_bad_policy_in_most() -> None:
+    rows = drawn(6)
+    labelled = [
+        Labelled(text=text, fields={}, truth={"intent": ("a",) if right else ("b",)})
+        for text, right in zip(rows.texts, rows.right, strict=True)
+    ]
+    found = certificates.audit(
+        EscalationPolicy(threshold=0.0),
+        labelled,
+        list(rows.said),
+        alpha=0.02,
+        certify_on=1000,
+        seed=7,
+    )
+    assert (found.splits, found.issued, found.rows) == (200, 200, 800)
+    assert found.broken <= 10  # 5 % of 200
+    assert found.undetected <= 0.02
+    assert 0.0 < found.escalation < 0.5
+
+
+def test_the_budget_is_kept_on_rows_of_the_same_kind() -> None:
+    trial = Trial(
+        corpus="banking77",
+        seed=0,
+        student=None,  # type: ignore[arg-type]  not looked at
+        teacher=None,  # type: ignore[arg-type]
+        calibration=drawn(8),
+        certification=drawn(9),
+        test=drawn(10),
+        strangers=drawn(11, rows=10),
+    )
+    policy = policies.within(trial, None)
+    share = policies.escalated(policy, trial.certification).mean()
+    assert share == pytest.approx(0.1 * 2 / 3, abs=0.001)
+    assert policies.escalated(policy, trial.test).mean() < 0.1
 
 
 def test_an_outcome_counts_who_answered() -> None:
