@@ -94,7 +94,7 @@ def collect(
                 seed=recipe.seed,
                 test=deduplicate.deduplicate(test)[0],
             )
-            parts = chances.evened(parts, seed=recipe.seed)
+            parts = chances.evened(parts, seed=recipe.seed, own_test=bool(test))
             leaks = split.check_leaks(parts)
             warnings = (*biased, *leaks, *_group_warnings(parts.certification))
             split.save(parts, folder)

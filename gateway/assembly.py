@@ -18,17 +18,18 @@ from gateway.errors import LogUnavailable, SettingsError, UnknownTask
 from gateway.recall import recall
 from gateway.routing.budget import Budget
 from gateway.routing.cascade import Cascade
-from gateway.seat import first_student, heads_of, take_seat
+from gateway.seat import first, heads_of, take_seat
 from gateway.settings import RecordSettings, Settings, environment_without_keys
 from gateway.shadow.audit import Skip
 from gateway.shadow.served import ServedQuality
-from gateway.store.changes import Changes, Entry, What
+from gateway.shadow.shown import Shown
+from gateway.store.changes import Changes
 from gateway.store.database import open_database
 from gateway.store.ledger import Ledger
 from gateway.store.receipts import Receipts
 from gateway.store.retention import Retention
 from gateway.store.writer import RecordWriter
-from gateway.students.registry import Registry
+from gateway.students.registry import Registry, remembered
 from gateway.students.rehearsal import rehearse
 from gateway.succession import Succession
 from gateway.telemetry.figures import Figures
@@ -62,6 +63,7 @@ class Gateway:
     metrics: Metrics
     figures: Figures
     quality: ServedQuality
+    shown: Shown
     writer: RecordWriter | None  # None, as the receipts: no records are kept
     receipts: Receipts | None
     retention: Retention | None
@@ -133,11 +135,12 @@ async def open_gateway(
     that of a gateway which runs, is not written.
     """
     async with AsyncExitStack() as stack:
-        registries = {name: _registry(name, settings) for name in settings.tasks}
-        students = {
-            name: first_student(task, registries[name], aside=aside)
+        registries = {name: registry_of(name, settings) for name in settings.tasks}
+        firsts = {
+            name: first(task, registries[name], aside=aside)
             for name, task in settings.tasks.items()
         }
+        students = {name: each.student for name, each in firsts.items()}
         tasks = [
             Task(name=name, heads=each.task.heads if each else heads_of(name, settings.tasks[name]))
             for name, each in students.items()
@@ -150,7 +153,8 @@ async def open_gateway(
         budgets = _open_budgets(engine, settings, (metrics, figures), stack)
         changes = Changes(engine) if engine is not None else None
         quality = ServedQuality(tasks)
-        metrics.follow_served(quality.parts)
+        shown = Shown(quality)
+        metrics.follow_served(lambda: shown.parts)
         observers: list[Observer] = [metrics, figures, quality]
         if writer is not None:
             observers.append(writer)
@@ -166,10 +170,14 @@ async def open_gateway(
                 figures=figures,
                 quality=quality,
                 observers=observers,
+                roles=firsts[name].roles,
                 budget=budgets.get(name),
                 changes=changes,
             )
             stack.push_async_callback(successions[name].close)
+        new = [(registries[name], each.roles) for name, each in firsts.items() if each.roles]
+        with remembered(new):  # now that nothing is left that could keep it from starting
+            pass
         metrics.follow_skips(
             lambda: {
                 cause: sum(each.auditor.skipped[cause] for each in successions.values())
@@ -186,6 +194,7 @@ async def open_gateway(
             metrics=metrics,
             figures=figures,
             quality=quality,
+            shown=shown,
             writer=writer,
             receipts=receipts,
             retention=retention,
@@ -196,7 +205,8 @@ async def open_gateway(
         )
 
 
-def _registry(name: str, settings: Settings) -> Registry:
+def registry_of(name: str, settings: Settings) -> Registry:
+    """The registry of that task."""
     return Registry(
         settings.registry.path,
         task=name,
@@ -212,10 +222,7 @@ def _note_start(changes: Changes, successions: Mapping[str, Succession]) -> None
     """
     try:
         for task, succession in successions.items():
-            known, serving = changes.serving(task), succession.roles.serving
-            if known != serving:
-                entry = Entry(what=What.START, who=_START, task=task, old=known, new=serving)
-                changes.append(entry)
+            changes.start(task, succession.roles.serving, who=_START)
     except (LogUnavailable, DBAPIError) as error:
         _log.warning("the log of changes does not know who serves", error=str(error))
 

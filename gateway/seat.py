@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 from gateway.contract.bundle import Bundle, open_bundle
 from gateway.contract.manifest import Head, HeadKind, Task
@@ -63,30 +64,64 @@ def configured(settings: TaskSettings) -> str:
     return NO_STUDENT if bundle is None else bundle.resolve().name  # a link may mean another later
 
 
-def first_student(settings: TaskSettings, registry: Registry, *, aside: bool) -> Student | None:
-    """The student that serves when the process starts; None: there is none.
+@dataclass(frozen=True, slots=True)
+class First:
+    """Who serves when the process starts; no `student`: the teacher alone.
 
-    It is the one that served last, unless the settings name another bundle than they did then:
-    they win, and it is written down, but not `aside`. Raises a BundleError or SettingsError.
+    `roles` are to be written down once all is open that the start needs; None: they stay.
     """
-    named, roles = configured(settings), registry.roles()
-    if roles is not None and roles.configured == named:
-        if roles.serving == NO_STUDENT:
-            return None
-        try:
-            return open_student(settings, open_bundle(registry.find(roles.serving)))
-        except BundleMissing as error:
-            raise BundleMissing(
-                f"{registry.task} is served by {roles.serving}, which is gone from the registry",
-                mend="put it back, or remove roles.json: what the settings name serves then",
-            ) from error
-    bundle = settings.student.bundle
-    student = None if bundle is None else open_student(settings, open_bundle(bundle.resolve()))
-    if roles is not None and not aside:
-        if bundle is not None:
-            registry.keep(bundle)
-        registry.remember(Roles(configured=named, serving=named, previous=roles.serving))
-    return student
+
+    student: Student | None
+    roles: Roles | None
+
+
+def first(settings: TaskSettings, registry: Registry, *, aside: bool) -> First:
+    """Who serves when the process starts: who served last, unless the settings name another now.
+
+    Then they win, and the roles change, but not `aside`. Raises a BundleError or SettingsError.
+    """
+    found, roles = first_bundle(settings, registry), registry.roles()
+    student = None if found is None else open_student(settings, open_bundle(found))
+    named = configured(settings)
+    if aside or roles is None or roles.configured == named:
+        return First(student, None)
+    if settings.student.bundle is not None:
+        registry.keep(settings.student.bundle)
+    previous = roles.previous if roles.serving == named else roles.serving
+    return First(student, Roles(configured=named, serving=named, previous=previous))
+
+
+def first_bundle(settings: TaskSettings, registry: Registry) -> Path | None:
+    """The folder of the student that serves, or would after a start; None: there is none.
+
+    Raises BundleMissing where the registry lacks it, or SettingsError.
+    """
+    roles = registry.roles()
+    if roles is None or roles.configured != configured(settings):
+        bundle = settings.student.bundle
+        return None if bundle is None else bundle.resolve()
+    if roles.serving == NO_STUDENT:
+        return None
+    try:
+        return registry.find(roles.serving)
+    except BundleMissing as error:
+        raise BundleMissing(
+            f"{registry.task} is served by {roles.serving}, which is gone from the registry",
+            mend="put it back, or remove roles.json: what the settings name serves then",
+        ) from error
+
+
+def heads_served(task: str, settings: TaskSettings, registry: Registry) -> tuple[Head, ...]:
+    """What a task decides by who serves it, or who did where nobody does now; else as `heads_of`.
+
+    Raises as that, and BundleMissing.
+    """
+    found, roles = first_bundle(settings, registry), registry.roles()
+    if found is None and roles is not None and roles.configured == configured(settings):
+        found = next(
+            (registry.find(each) for each in registry.names() if each == roles.previous), None
+        )
+    return heads_of(task, settings) if found is None else open_bundle(found).manifest.task.heads
 
 
 def heads_of(task: str, settings: TaskSettings) -> tuple[Head, ...]:

@@ -39,7 +39,7 @@ from gateway.shadow.audit import Auditor
 from gateway.shadow.coins import Coins
 from gateway.shadow.served import ServedQuality
 from gateway.store.changes import Changes, Entry, What
-from gateway.students.registry import Registry, Roles
+from gateway.students.registry import Registry, Roles, remembered
 from gateway.students.rehearsal import warm
 from gateway.students.student import Student
 from gateway.students.vacancy import NO_STUDENT, Vacancy
@@ -73,7 +73,10 @@ class Successor:
 
 
 class Succession:
-    """The students of one task, of which that of `seat` serves. `cascade` answers."""
+    """The students of one task, of which that of `seat` serves. `cascade` answers.
+
+    `roles` are those that the start brings; None: they are as they were written down.
+    """
 
     def __init__(
         self,
@@ -86,6 +89,7 @@ class Succession:
         figures: Figures,
         quality: ServedQuality,
         observers: Sequence[Observer],
+        roles: Roles | None = None,
         budget: Budget | None = None,
         changes: Changes | None = None,
     ) -> None:
@@ -100,10 +104,11 @@ class Succession:
             skipped=quality.skipped,
         )
         quality.follow(task, settings.audit.audited())
+        quality.serves(task, seat.bundle.id if seat.bundle else None)
         self._settings = settings
         self._seat = seat
         self._before: Seat | None = None  # the previous student, while it is loaded
-        roles = registry.roles()
+        roles = roles or registry.roles()
         self._configured = configured(settings)
         self._previous = roles.previous if roles else None
         self._metrics = metrics
@@ -163,7 +168,7 @@ class Succession:
     async def roll_back(self, *, by: str, why: str = "") -> Change:
         """Let the previous student serve again. Raises like `swap`, but never LogUnavailable."""
         with self._refusals(by=by), self.claim():
-            if self._previous is None:
+            if self._previous in {None, self._seat.name}:
                 raise BundleMissing(
                     f"{self.task} has no previous bundle", mend="swap to a bundle by its name"
                 )
@@ -176,14 +181,14 @@ class Succession:
         the seat falls vacant.
         """
         name, bundle = configured(settings), settings.student.bundle
+        if bundle is None:
+            await asyncio.to_thread(heads_of, self.task, settings)  # a restart needs them
         if name in {self._configured, self._seat.name}:
             seat = seated(self.task, settings, self._seat.rung.student, self._seat.teacher)
             roles = self.roles.model_copy(update={"configured": name})
             changed = name != self._configured
         else:
-            if bundle is None:
-                await asyncio.to_thread(heads_of, self.task, settings)  # a restart needs them
-            else:
+            if bundle is not None:
                 await asyncio.to_thread(self.registry.keep, bundle)
             seat = await self._ready(name, settings)
             with self._left_on_error(seat):
@@ -221,6 +226,8 @@ class Succession:
 
     async def _let_serve(self, name: str, what: What, *, by: str, why: str) -> Change:
         old, result = self._seat.name, _RESULTS[what]
+        if name == NO_STUDENT:
+            await asyncio.to_thread(heads_of, self.task, self._settings)  # a restart needs them
         seat = await self._ready(name, self._settings)
         entry = Entry(
             what=what,
@@ -234,23 +241,29 @@ class Succession:
         with self._left_on_error(seat):
             kept = await asyncio.to_thread(self._kept)
             roles = Roles(configured=self._configured, serving=name, previous=kept)
-            if what is not What.ROLLBACK:
-                await self._note(entry)
-            await asyncio.to_thread(self.registry.remember, roles)
+            if what is What.ROLLBACK:
+                await asyncio.to_thread(self.registry.remember, roles)
+            else:
+                await asyncio.to_thread(self._commit, roles, entry)
         self._move(seat, self.cascade)
         if what is What.ROLLBACK:  # the way back waits for no database
             with suppress(LogUnavailable):
-                await self._note(entry)
+                await asyncio.to_thread(self._note, entry)
         self._metrics.changed(self.task, result)
         _log.info(f"student {result.replace('_', ' ')}", task=self.task, by=by, old=old, new=name)
         return self._outcome(changed=True)
 
-    async def _note(self, entry: Entry) -> None:
+    def _commit(self, roles: Roles, entry: Entry) -> None:
+        """Write down who serves, and a row of the log of changes: both or neither."""
+        with remembered([(self.registry, roles)]):
+            self._note(entry)
+
+    def _note(self, entry: Entry) -> None:
         """Commit a row of the log of changes. Raises LogUnavailable."""
         if self._changes is None:
             return
         try:
-            await asyncio.to_thread(self._changes.append, entry)
+            self._changes.append(entry)
         except LogUnavailable as error:
             _log.warning("a change is not in the log", task=self.task, error=error.message)
             raise
@@ -335,6 +348,7 @@ class Succession:
         self.auditor.follow(seat.teacher, self._settings.prices.prices())
         old, self._seat = self._seat, seat
         if old.rung.student is not seat.rung.student:
+            self._quality.serves(self.task, seat.bundle.id if seat.bundle else None)
             retired, self._before = self._before, old
             self._previous = old.name
             if retired is not None:

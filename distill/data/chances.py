@@ -4,13 +4,14 @@ A gateway sees the teacher's answer to what it escalates, and to a share of the 
 no fair sample of traffic: in training each stands for as many as its chance says (inverse
 propensity, Horvitz and Thompson 1952), and what is held out is thinned until all its rows had the
 same chance, so that plain counts, and the exact bounds on them, hold. Where the rest had no chance
-at all nothing mends it, and it is refused.
+at all nothing mends it, and it is refused. A test set with a file of its own was drawn otherwise,
+and is a sample by itself.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -48,22 +49,28 @@ def check(rows: Sequence[Example], *, allow_biased: bool) -> tuple[str, ...]:
     return (f"{told}; figures and certificate hold for such rows only",)
 
 
-def evened(splits: Splits, *, seed: int) -> Splits:
+def evened(splits: Splits, *, seed: int, own_test: bool = False) -> Splits:
     """The same with held-out rows that all had the chance of the rarest to be there.
 
-    Raises DataError when nothing is left of a part.
+    The rarest is looked for among all labelled rows that could have been held out: a part that
+    chance gave none of them is as much a sample of the rest. `own_test`: the test set has a file of
+    its own, and is evened by itself. Raises DataError when nothing is left of a part.
     """
     parts = splits.parts()
-    least = min((row.propensity for name in HELD_OUT for row in parts[name]), default=1.0)
-    if least == 1.0:
+    drawn = ("train", *HELD_OUT[:-1]) if own_test else ("train", *HELD_OUT)
+    least = dict.fromkeys(drawn, _least(parts, drawn)) | (
+        {"test": _least(parts, ("test",))} if own_test else {}
+    )
+    if all(chance == 1.0 for chance in least.values()):
         return splits
     kept = {
-        name: tuple(row for row in parts[name] if _draw(row, seed) < least / row.propensity)
+        name: tuple(row for row in parts[name] if _draw(row, seed) < least[name] / row.propensity)
         for name in HELD_OUT
     }
-    if empty := [name for name in HELD_OUT if not kept[name]]:
+    if empty := next((name for name in HELD_OUT if not kept[name]), None):
         raise DataError(
-            f"no row is left for {empty[0]} once all have the chance of the rarest, {least:.3g}",
+            f"no row is left for {empty} once all have the chance of the rarest, "
+            f"{least[empty]:.3g}",
             mend="hand over more audited rows, or raise audit.share and wait",
         )
     removed = sum(len(parts[name]) - len(kept[name]) for name in HELD_OUT)
@@ -74,6 +81,11 @@ def evened(splits: Splits, *, seed: int) -> Splits:
         test=kept["test"],
         removed=splits.removed + removed,
     )
+
+
+def _least(parts: Mapping[str, Sequence[Example]], names: Sequence[str]) -> float:
+    """The chance of the rarest row of these parts."""
+    return min((row.propensity for name in names for row in parts[name]), default=1.0)
 
 
 def weights(rows: Sequence[Example]) -> NDArray[np.float32] | None:

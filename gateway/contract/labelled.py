@@ -25,8 +25,9 @@ Truth = Mapping[str, tuple[str, ...]]  # head -> its label, or its flags
 class Labelled:
     """A text with its fields, and the right labels of every head; None: they are not known.
 
-    `chosen`: whether it is labelled depends on what the student said, as with records, which have
-    the teacher's labels where they were escalated. Such rows are no random sample.
+    `chosen`: whether it is labelled depends on what a student said, as with records, and with the
+    examples made of them, which have the teacher's labels where they were escalated. Such rows are
+    no random sample.
     """
 
     text: str
@@ -47,6 +48,7 @@ class _Line(BaseModel):
     fields: dict[str, str | int | float | bool | None] | None = None
     propensity: float = Field(default=1.0, ge=0.0, le=1.0)
     route: str | None = None  # only a record has one
+    chosen: bool = False  # only an Example says so
 
 
 def read(path: Path, task: Task) -> list[Labelled]:
@@ -86,7 +88,7 @@ def _labelled(line: _Line, task: Task) -> Labelled:
         text=line.text,
         fields=line.fields or {},
         truth=_truth(given, task) if given else None,
-        chosen=recorded,
+        chosen=recorded or line.chosen,
         propensity=line.propensity,
     )
 

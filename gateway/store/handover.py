@@ -1,9 +1,12 @@
 """The hand-over: records that a teacher has labelled -> Example lines, to make students from.
 
 A row is handed over where a teacher answered it, or saw it in an audit, and where its text was
-kept. Of a text with the same fields that came more than once the latest counts. The records may be
-more than memory holds: they are read a page at a time, the newest first, and what has been seen is
-kept on disk.
+kept. Of a text with the same fields that came more than once the latest counts, and its propensity
+is the chance that any of them was seen: each had a coin of its own. The records may be more than
+memory holds: they are read a page at a time, and what is known of their texts is kept on disk.
+
+Where there are audits, the rows speak for all requests by their chances. What a student chose while
+nothing could be audited does not: the requests beside it had no chance at all, so it is left out.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from sqlalchemy import Engine, RowMapping, Select, null, or_, select
+from sqlalchemy import Engine, RowMapping, Select, exists, null, or_, select
 
 from gateway.contract.examples import Example, Label
 from gateway.contract.manifest import Head, HeadKind
@@ -49,6 +52,7 @@ class Tally:
     duplicates: int = 0  # an example of the same text and fields is newer
     without_text: int = 0  # the text was not stored
     strange: int = 0  # of heads or labels that the task does not have, any more or yet
+    unaudited: int = 0  # a student chose it, while those that it did not choose had no chance
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +75,12 @@ class Handover:
         scratch = self.folder / ".seen.db"
         try:
             with closing(_Seen(scratch)) as seen:
-                for row in self._rows():
-                    if (example := self._example(row, seen)) is not None:
+                audits = self._has_audits()
+                for row in self._rows(self._chances()):
+                    if not (audits and _alone(row)):
+                        seen.note(row["text_sha256"], row["fields"] or {}, row["propensity"])
+                for row in self._rows(self._taught()):
+                    if (example := self._example(row, seen, audits=audits)) is not None:
                         self.tally.examples += 1
                         yield example
         except sqlite3.Error as error:
@@ -80,9 +88,10 @@ class Handover:
         finally:
             scratch.unlink(missing_ok=True)
 
-    def _rows(self) -> Iterator[RowMapping]:
-        """The rows with a teacher's labels, a page in each transaction."""
-        page, column, last = self._page(), tables.records.c.id, None
+    def _rows(self, wanted: Select[Any]) -> Iterator[RowMapping]:
+        """The rows, the newest first, a page in each transaction."""
+        column, last = tables.records.c.id, None
+        page = wanted.order_by(column.desc()).limit(_PAGE)
         while True:
             query = page if last is None else page.where(column < last)
             with self.engine.connect() as connection:
@@ -92,32 +101,52 @@ class Handover:
                 return
             last = rows[-1]["id"]
 
-    def _page(self) -> Select[Any]:
+    def _chances(self) -> Select[Any]:
+        """All rows that might have been handed over, seen by a teacher or not."""
+        records = tables.records
+        return (
+            select(*(records.c[name] for name in _CHANCES), _TAUGHT.label("taught"))
+            .where(*self._selection().conditions())
+            .where(records.c.text.is_not(null()), records.c.propensity > 0.0)
+        )
+
+    def _taught(self) -> Select[Any]:
+        """The rows with a teacher's labels."""
         records, audits = tables.records, tables.audits
-        wanted = Selection(task=self.task, since=self.since, until=self.until)
         return (
             select(
-                *(records.c[name] for name in _COLUMNS),
+                *(records.c[name] for name in (*_CHANCES, *_COLUMNS)),
+                _TAUGHT.label("taught"),
                 audits.c.teacher_labels.label("audited_labels"),
                 audits.c.teacher_scores.label("audited_scores"),
             )
             .select_from(records.outerjoin(audits))
-            .where(*wanted.conditions())
-            .where(or_(records.c.teacher_labels.is_not(null()), audits.c.record.is_not(null())))
-            .order_by(records.c.id.desc())
-            .limit(_PAGE)
+            .where(*self._selection().conditions())
+            .where(or_(_TAUGHT, audits.c.record.is_not(null())))
         )
 
-    def _example(self, row: RowMapping, seen: _Seen) -> Example | None:
+    def _has_audits(self) -> bool:
+        joined = tables.records.join(tables.audits)
+        found = select(tables.audits.c.record).select_from(joined)
+        query = select(exists(found.where(*self._selection().conditions())))
+        with self.engine.connect() as connection:
+            return bool(connection.scalar(query))
+
+    def _selection(self) -> Selection:
+        return Selection(task=self.task, since=self.since, until=self.until)
+
+    def _example(self, row: RowMapping, seen: _Seen, *, audits: bool) -> Example | None:
         """A row as an example; None, and counted, where it is none."""
-        audited = row["teacher_labels"] is None
+        audited = not row["taught"]
         said = row["audited_labels" if audited else "teacher_labels"]
         labels = _labels(self.heads, said)
         if row["text"] is None:
             self.tally.without_text += 1
         elif labels is None:
             self.tally.strange += 1
-        elif not seen.first(row["text"], row["fields"] or {}):
+        elif audits and _alone(row):
+            self.tally.unaudited += 1
+        elif (chance := seen.first(row["text_sha256"], row["fields"] or {})) is None:
             self.tally.duplicates += 1
         else:
             return Example(
@@ -125,26 +154,31 @@ class Handover:
                 labels=labels,
                 fields=row["fields"] or {},
                 source=SOURCE,
-                propensity=row["propensity"],
+                # A row that came since the chances were noted has its own at least.
+                propensity=max(row["propensity"], chance),
                 scores=row["audited_scores" if audited else "teacher_scores"] or {},
-                chosen=not audited and _ANYWAY.isdisjoint(row["reasons"]),
+                chosen=_chosen(row),
             )
         return None
 
 
-_COLUMNS = (
-    "id",
-    "reasons",
-    "text",
-    "fields",
-    "propensity",
-    "teacher_labels",
-    "teacher_scores",
-)
+_CHANCES = ("id", "reasons", "text_sha256", "fields", "propensity", "auditable")
+_COLUMNS = ("text", "teacher_labels", "teacher_scores")
+_TAUGHT = tables.records.c.teacher_labels.is_not(null())
+
+
+def _chosen(row: RowMapping) -> bool:
+    """Whether the teacher answered it for what a student had said."""
+    return bool(row["taught"]) and _ANYWAY.isdisjoint(row["reasons"])
+
+
+def _alone(row: RowMapping) -> bool:
+    """Whether a student chose it while no audit could be made, or nobody kept whether one could."""
+    return _chosen(row) and not row["auditable"]
 
 
 class _Seen:
-    """Which texts with which fields have come: a set that lies in a file."""
+    """The texts with their fields that have come, and what is known of each, in a file."""
 
     def __init__(self, path: Path) -> None:
         path.unlink(missing_ok=True)
@@ -153,18 +187,35 @@ class _Seen:
             "PRAGMA synchronous = OFF"
         )  # a scratch file: nobody reads it again
         self._connection.execute("PRAGMA journal_mode = OFF")
-        self._connection.execute("CREATE TABLE seen (key BLOB PRIMARY KEY) WITHOUT ROWID")
+        # `chance`: that a teacher saw any request with this text and these fields.
+        self._connection.execute(
+            "CREATE TABLE seen (key BLOB PRIMARY KEY, chance REAL, given INTEGER) WITHOUT ROWID"
+        )
         self._connection.execute("BEGIN")
 
-    def first(self, text: str, fields: Mapping[str, Any]) -> bool:
-        """Note them; whether they come for the first time."""
-        said = orjson.dumps([text, fields], option=orjson.OPT_SORT_KEYS)
-        key = hashlib.sha256(said).digest()
-        found = self._connection.execute("INSERT OR IGNORE INTO seen VALUES (?)", (key,))
-        return found.rowcount == 1
+    def note(self, text: str, fields: Mapping[str, Any], propensity: float) -> None:
+        """Note a request with the text of that SHA-256, which a teacher saw with this chance."""
+        self._connection.execute(
+            "INSERT INTO seen VALUES (?, ?, 0) "
+            "ON CONFLICT (key) DO UPDATE SET chance = chance + (1.0 - chance) * excluded.chance",
+            (_key(text, fields), propensity),
+        )
+
+    def first(self, text: str, fields: Mapping[str, Any]) -> float | None:
+        """The chance that a teacher saw any request with them; None when they come again."""
+        key = _key(text, fields)
+        row = self._connection.execute("SELECT chance, given FROM seen WHERE key = ?", (key,))
+        chance, given = row.fetchone() or (0.0, False)  # 0: it came since the others were noted
+        self._connection.execute("INSERT OR REPLACE INTO seen VALUES (?, ?, 1)", (key, chance))
+        return None if given else float(chance)
 
     def close(self) -> None:
         self._connection.close()
+
+
+def _key(text: str, fields: Mapping[str, Any]) -> bytes:
+    said = orjson.dumps([text, fields], option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(said).digest()
 
 
 def _labels(heads: Sequence[Head], said: Mapping[str, Sequence[str]]) -> dict[str, Label] | None:

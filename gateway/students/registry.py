@@ -16,8 +16,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -36,7 +36,7 @@ _STALE_S = 3600.0  # a staging folder so old was left behind by a process that w
 
 
 class Roles(BaseModel):
-    """Who serves a task. Every bundle that is named lies in the registry.
+    """Who serves a task. Every bundle that is named lies in the registry; `no_student` is none.
 
     `configured` is the bundle that the settings named when this was written: where they name
     another one now, they win.
@@ -189,6 +189,20 @@ class Registry:
                 continue  # another process has just finished with it
             if stale:
                 shutil.rmtree(each, ignore_errors=True)
+
+
+@contextmanager
+def remembered(wanted: Iterable[tuple[Registry, Roles]]) -> Iterator[None]:
+    """Write the roles of several tasks down; where one cannot, or what follows fails, those before.
+
+    Raises SettingsError.
+    """
+    with ExitStack() as undo:
+        for registry, roles in wanted:
+            undo.callback(registry.remember, registry.roles())
+            registry.remember(roles)
+        yield
+        undo.pop_all()
 
 
 def _arrival(folder: Path) -> tuple[float, str]:
