@@ -32,10 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
     options = _parser().parse_args(arguments)
     try:
+        names, seeds = _names(options.corpora), _positive(options.seeds)
         if options.what == "flywheel":
-            sys.stdout.write(_turn(options.data, options.out, seeds=options.seeds))
+            sys.stdout.write(_turn(options.data, options.out, seeds=seeds))
             return 0
-        found = _run(options.data, options.out, _names(options.corpora), seeds=options.seeds)
+        found = _run(options.data, options.out, names, seeds=seeds)
     except UnderstudyError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_status
@@ -102,6 +103,12 @@ def _names(listed: str) -> list[str]:
                 f"--corpora: there is no {name!r}", mend=f"name some of {', '.join(CORPORA)}"
             )
     return names
+
+
+def _positive(seeds: int) -> int:
+    if seeds < 1:
+        raise UsageError(f"--seeds is {seeds}", mend="give 1 or more")
+    return seeds
 
 
 if __name__ == "__main__":

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.policies import escalated
 from benchmarks.trial import Seen
 from gateway.contract.certificate import walk
 from gateway.contract.measures import binomial_cdf
+from gateway.routing.policy import EscalationPolicy
 
 DELTA = 0.05
 
@@ -32,35 +34,46 @@ Doubles = NDArray[np.float64]
 class Handled:
     """Means over random splits of the test rows: four fifths set the threshold, one is measured.
 
-    `below` is the share of splits in which the measured agreement was under the target.
+    `gate` is the p-value of the domain gate, None without. `agreement` is the mean over the splits
+    in which anything was answered, `below` the share of them in which it was under the target, and
+    `none` the share of splits in which nothing could be certified.
     """
 
     target: float
+    gate: float | None
     share: float
-    agreement: float
+    agreement: float | None
     below: float
+    none: float
 
 
-def handled(seen: Seen, apart: Seen, target: float, *, seed: int) -> Handled:
+def handled(seen: Seen, apart: Seen, target: float, gate: float | None, *, seed: int) -> Handled:
     """Set the threshold on four fifths of `seen`, measure on the other, `_SPLITS` times.
 
-    `apart` are other rows, whose scores alone say which thresholds are tried.
+    `apart` are other rows, whose scores alone say which thresholds are tried. A row that the policy
+    escalates whatever its score is is never answered by the student.
     """
-    score, agrees, limits = seen.score, seen.agrees, _limits(apart.score)
+    policy = EscalationPolicy(threshold=0.0, min_familiarity=gate)
+    score = np.where(escalated(policy, seen), -1.0, seen.score)
+    limits = _limits(apart.score)
     draw = np.random.default_rng(seed)
-    shares, rates = [], []
+    shares, rates, none = [], [], 0
     for _ in range(_SPLITS):
         order = draw.permutation(len(seen))
         measures, sets = np.split(order, [round(_MEASURED * len(seen))])
-        limit = _certified(limits, score[sets], agrees[sets], target)
-        answered = np.zeros(len(measures), bool) if limit is None else score[measures] >= limit
+        limit = _certified(limits, score[sets], seen.agrees[sets], target)
+        none += limit is None
+        answered = score[measures] >= (np.inf if limit is None else limit)
         shares.append(float(answered.mean()))
-        rates.append(float(agrees[measures][answered].mean()) if answered.any() else 1.0)
+        if answered.any():
+            rates.append(float(seen.agrees[measures][answered].mean()))
     return Handled(
         target=target,
+        gate=gate,
         share=float(np.mean(shares)),
-        agreement=float(np.mean(rates)),
-        below=float(np.mean(np.array(rates) < target)),
+        agreement=float(np.mean(rates)) if rates else None,
+        below=float(np.mean(np.array(rates) < target)) if rates else 0.0,
+        none=none / _SPLITS,
     )
 
 

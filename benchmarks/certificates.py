@@ -1,4 +1,4 @@
-"""How often a certificate breaks its promise on real data: the whole policy, re-split many times.
+"""How often a certificate breaks its promise on real data: a policy, re-split many times.
 
 Of all rows that nobody was taught some are drawn to certify, and the error among all of them is
 the truth. A guarantee of confidence 1 - delta may be broken in a share of delta of the draws.
@@ -24,6 +24,7 @@ DELTA = 0.05
 class Promise:
     """What became of the promises: `broken` of `splits`, and at what escalation on average.
 
+    Each rests on a test of `rows` rows, and was `issued` where any threshold passed.
     `rest` counts the splits in which the rows that were not drawn broke it, which are a sample
     themselves: their share may lie a little above delta by chance.
     """
@@ -47,17 +48,21 @@ def audit(
     certify_on: int,
     seed: int,
 ) -> Promise:
-    """Certify the policy on `certify_on` rows, `SPLITS` times, as `understudy policy certify`."""
+    """Certify the policy on `certify_on` rows, `SPLITS` times, as `understudy policy certify`.
+
+    Some of them are not tested: they make the sequence of thresholds.
+    """
     seen = replay.replay(policy, rows, said)
     draw = np.random.default_rng(seed)
     targets = Targets(alpha=alpha, delta=DELTA)
-    issued = broken = rest = 0
+    issued = broken = rest = size = 0
     escalations, errors = [], []
     for number in range(SPLITS):
         order = draw.permutation(len(seen))
         drawn, left = seen.part(order[:certify_on]), seen.part(order[certify_on:])
         sequence_rows, tested = replay.parted(drawn, seed=number)
         sequence = replay.steps(sequence_rows, threshold=None, critical=None)
+        size = len(tested)
         proof = replay.prove(tested, sequence, targets)
         if proof is None:
             continue
@@ -70,7 +75,7 @@ def audit(
     return Promise(
         alpha=alpha,
         splits=SPLITS,
-        rows=certify_on,
+        rows=size,
         issued=issued,
         broken=broken,
         rest=rest,

@@ -19,7 +19,7 @@ from gateway.routing.policy import EscalationPolicy
 
 TARGETS = (0.97, 0.99)  # agreement with the teacher among what the student answers
 
-_CERTIFY_ON = 1000  # rows of each re-split: what a team labels in a day
+_CERTIFY_ON = 1250  # rows of each re-split, of which 1,000 are tested
 _POINTS = 201  # of a curve
 
 Doubles = NDArray[np.float64]
@@ -91,8 +91,9 @@ def measure(trial: Trial) -> Figures:
             policies.outcome(way, test) for way in policies.ways(trial, seed=trial.seed)
         ),
         handled=tuple(
-            agreement.handled(test, trial.calibration, target, seed=trial.seed)
+            agreement.handled(test, trial.calibration, target, gate, seed=trial.seed)
             for target in TARGETS
+            for gate in (None, policies.SERVED)
         ),
         promises=_promises(trial),
         strange=_strange(trial) if len(trial.strangers) else None,
@@ -101,11 +102,11 @@ def measure(trial: Trial) -> Figures:
 
 
 def _promises(trial: Trial) -> tuple[Promise, ...]:
-    """The certificate of a policy with all gates, re-split on rows that nobody was taught."""
+    """The certificate of the policy with its domain gate, on rows that nobody was taught."""
     parts = (trial.certification, trial.test)
     rows = [row for part in parts for row in _labelled(part)]
     said = [each for part in parts for each in part.said]
-    policy = EscalationPolicy(threshold=0.0, min_familiarity=0.01)
+    policy = EscalationPolicy(threshold=0.0, min_familiarity=policies.SERVED)
     return tuple(
         certificates.audit(policy, rows, said, alpha=alpha, certify_on=_CERTIFY_ON, seed=trial.seed)
         for alpha in (0.01, 0.02)
@@ -124,7 +125,7 @@ def _strange(trial: Trial) -> Strange:
     test, strangers = trial.test, trial.strangers
     distance = np.concatenate([test.distance, strangers.distance])
     outside = np.concatenate([np.zeros(len(test), bool), np.ones(len(strangers), bool)])
-    alone = policies.within(trial, gate=False)
+    alone = policies.within(trial, None)
     added = EscalationPolicy(alone.threshold, min_familiarity=policies.STRANGE)
     return Strange(
         auroc=float(roc_auc_score(outside, distance)),

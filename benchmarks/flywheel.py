@@ -245,10 +245,10 @@ def _taught(
     def step() -> float:
         optimizer.zero_grad(set_to_none=True)
         whole = loss(head(vectors), targets) + _DECAY * head.weight.square().sum()
-        whole.backward()
+        whole.backward()  # type: ignore[no-untyped-call]  # torch has no types for it
         return float(whole.detach())
 
-    optimizer.step(step)
+    optimizer.step(step)  # type: ignore[no-untyped-call]  # nor for this
     return head
 
 

@@ -28,9 +28,13 @@ def _part(name: str, some: Sequence[Figures]) -> Iterator[str]:
     yield _row("ECE of the score", [each.ece for each in some], _number)
     yield _row("AUGRC of the score", [each.augrc for each in some], _number)
     for handled in zip(*(each.handled for each in some), strict=True):
-        told = f"certified agreement {handled[0].target:.0%}"
+        first = handled[0]
+        gate = "no domain gate" if first.gate is None else f"domain gate at {first.gate:.0%}"
+        told = f"certified agreement {first.target:.0%}, {gate}"
         yield _row(f"{told}: answered by the student", [each.share for each in handled])
-        yield _row(f"{told}: agreement on other rows", [each.agreement for each in handled])
+        rates = [each.agreement for each in handled if each.agreement is not None]
+        if rates:
+            yield _row(f"{told}: agreement on other rows", rates)
     strange = [each.strange for each in some if each.strange is not None]
     if strange:
         yield _row("out of scope, AUROC", [each.auroc for each in strange], _number)
@@ -50,12 +54,13 @@ def _part(name: str, some: Sequence[Figures]) -> Iterator[str]:
         )
         yield f"| {outcomes[0].name} | {' | '.join(cells)} |"
     yield ""
-    yield "| Promise | Certified on | Broken on all rows | On the other rows | Escalated |"
+    yield "| Promise | Tested on | Broken on all rows | On the other rows | Escalated |"
     yield "|---|---|---|---|---|"
     for promises in zip(*(each.promises for each in some), strict=True):
-        first, splits = promises[0], sum(each.splits for each in promises)
+        promise, splits = promises[0], sum(each.splits for each in promises)
         yield (
-            f"| undetected error ≤ {first.alpha:.0%} | {first.rows:,} rows, {splits} re-splits | "
+            f"| undetected error ≤ {promise.alpha:.0%} "
+            f"| {promise.rows:,} rows, {splits} re-splits | "
             f"{sum(each.broken for each in promises) / splits:.1%} | "
             f"{sum(each.rest for each in promises) / splits:.1%} | "
             f"{_mean([each.escalation for each in promises])} |"

@@ -18,10 +18,12 @@ from gateway.routing.policy import EscalationPolicy
 from gateway.types import Instance
 
 ALPHA = 0.02  # undetected error that is allowed; the recipe's own
-STRANGE = 0.05  # p-value below which a text is out of domain: at most 5 % of those in scope are
+SERVED = 0.01  # p-value below which a text is out of domain, where the settings say nothing
+STRANGE = 0.05  # the same, for those who have many such texts
 BUDGET = 0.1  # share of rows in scope that may be escalated
 
-_HELD_BACK = 0.015  # of the budget: rows that were not seen may escalate a little more
+# Not spent on held-out rows: a test set may be harder than they are, and escalate more.
+_HELD_BACK = BUDGET / 3
 
 Bools = NDArray[np.bool_]
 
@@ -54,9 +56,10 @@ def ways(trial: Trial, *, seed: int) -> Iterator[Way]:
     """All ways of one trial, ours first."""
     test, strangers = trial.test, trial.strangers
     for name, policy in (
-        ("certified", certified(trial)),
-        ("within the budget", within(trial, gate=False)),
-        ("within the budget, domain gate on", within(trial, gate=True)),
+        ("certified, as served", certified(trial)),
+        ("within the budget, no domain gate", within(trial, None)),
+        ("within the budget, domain gate at 1 %", within(trial, SERVED)),
+        ("within the budget, domain gate at 5 %", within(trial, STRANGE)),
     ):
         yield Way(name, escalated(policy, test), escalated(policy, strangers))
     held = trial.certification
@@ -84,21 +87,20 @@ def outcome(way: Way, seen: Seen) -> Outcome:
 
 
 def certified(trial: Trial) -> EscalationPolicy:
-    """The bundle's own operating point, as the gateway serves it."""
+    """The bundle's own operating point with the domain gate, as the gateway serves it."""
     (point,) = trial.student.manifest.operating_points
-    return EscalationPolicy(threshold=point.threshold)
+    return EscalationPolicy(threshold=point.threshold, min_familiarity=SERVED)
 
 
-def within(trial: Trial, *, gate: bool) -> EscalationPolicy:
-    """Escalate as much as the budget lets; with `gate`, texts out of domain first."""
+def within(trial: Trial, least: float | None) -> EscalationPolicy:
+    """Escalate as much as the budget lets; texts of a p-value below `least` first, if any."""
     seen = trial.certification
-    strange = seen.familiarity < STRANGE if gate else np.zeros(len(seen), bool)
-    left = BUDGET - _HELD_BACK - float(strange.mean())
-    known = np.sort(seen.score[~strange])
+    gate = EscalationPolicy(threshold=0.0, min_familiarity=least)
+    barred = escalated(gate, seen)
+    left = BUDGET - _HELD_BACK - float(barred.mean())
+    known = np.sort(seen.score[~barred])
     place = int(max(0.0, left) * len(seen))
-    return EscalationPolicy(
-        threshold=float(known[place]), min_familiarity=STRANGE if gate else None
-    )
+    return EscalationPolicy(threshold=float(known[place]), min_familiarity=least)
 
 
 def escalated(policy: EscalationPolicy, seen: Seen) -> Bools:

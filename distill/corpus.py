@@ -91,7 +91,7 @@ def collect(
             apart = deduplicate.deduplicate(test)[0]
             if recipe.data.handover is None:
                 parts = split.split(kept, recipe.data.split, seed=recipe.seed, test=apart)
-                parts = chances.evened(parts, seed=recipe.seed)
+                parts = chances.evened(parts, seed=recipe.seed, own_test=bool(test))
                 leaks = split.check_leaks(parts)
             else:
                 handed = deduplicate.deduplicate(corpus.handover)[0]

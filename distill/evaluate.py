@@ -70,10 +70,15 @@ class Curves:
 
 @dataclass(frozen=True, slots=True)
 class Opinion:
-    """One model's readings of the test rows, and its request scores."""
+    """One model's readings of the test rows, and its request scores.
+
+    `answered` (rows,): whether it said anything that could be used; None: of all rows. What stands
+    in the readings of other rows is not its own, and counts as wrong.
+    """
 
     readings: tuple[HeadReading, ...]
     scores: Floats
+    answered: Bools | None = None
 
     @classmethod
     def of(cls, calibration: Calibration, logits: Floats) -> Opinion:
@@ -117,7 +122,10 @@ def evaluate(
     else:
         labels = "gold"
     student_right = all_right(student.readings, gold)
-    teacher_right = all_right(teacher.readings, gold) if teacher else student_right
+    answered = np.ones(len(student_right), np.bool_)
+    if teacher is not None and teacher.answered is not None:
+        answered = teacher.answered
+    teacher_right = all_right(teacher.readings, gold) & answered if teacher else student_right
     # In double precision, as serving compares them.
     sure = student.scores.astype(np.float64) >= (np.inf if threshold is None else threshold)
     accepted = sure & ~truncated
@@ -135,6 +143,7 @@ def evaluate(
                 teacher.readings[place] if teacher else None,
                 gold[place],
                 plain.readings[place] if plain else None,
+                answered,
             )
             for place, head in enumerate(task.heads)
         ),
@@ -167,7 +176,9 @@ def _head(
     teacher: HeadReading | None,
     gold: Gold,
     plain: HeadReading | None,
+    answered: Bools,
 ) -> HeadQuality:
+    """One head's figures. `answered` (rows,): whether the teacher said anything of them."""
     correct = right(student, gold)
     count = len(head.labels)
     truth = gold if head.kind is HeadKind.CHOICE else gold > 0.5
@@ -176,11 +187,13 @@ def _head(
         rows=len(correct),
         accuracy=float(correct.mean()),
         macro_f1=measures.macro_f1(student.states, truth, count),
-        agreement=float(_same(student, teacher).mean()) if teacher else None,
+        agreement=float((_same(student, teacher) & answered).mean()) if teacher else None,
         ece=measures.calibration_error(student.confidence, correct),
         ece_plain=measures.calibration_error(plain.confidence, correct) if plain else None,
-        teacher_accuracy=float(right(teacher, gold).mean()) if teacher else None,
-        teacher_macro_f1=measures.macro_f1(teacher.states, truth, count) if teacher else None,
+        teacher_accuracy=float((right(teacher, gold) & answered).mean()) if teacher else None,
+        teacher_macro_f1=measures.macro_f1(teacher.states[answered], truth[answered], count)
+        if teacher
+        else None,
     )
 
 

@@ -1,8 +1,9 @@
 """A teacher that is asked for each text of the data: by the classes and the guard that serve.
 
 What it says is kept as it comes, so that a killed run asks nothing twice; what it costs is summed,
-and a limit ends the asking in order. An answer that cannot be used is counted and its text left
-out. It refuses to go on with a teacher that stays down, or that it cannot pay for.
+failed tries included, and a limit ends the asking in order. An answer that cannot be used is
+counted, and its text left out unless it has gold labels. It refuses to go on with a teacher that
+stays down, or that it cannot pay for.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from distill.progress import Advance, Narrator
 from distill.recipe import Recipe
 from distill.run import Run
 from distill.workspace import Workspace
+from gateway.bill import Billed
 from gateway.contract.examples import Example, Label
 from gateway.contract.manifest import HeadKind
 from gateway.errors import (
@@ -37,6 +39,7 @@ from gateway.errors import (
 from gateway.rungs import open_teacher
 from gateway.settings import BreakerSettings, TeacherSettings
 from gateway.teachers.base import Said
+from gateway.teachers.destination import destination
 from gateway.teachers.guard import Guard
 from gateway.telemetry.pricing import Prices, micro_usd
 from gateway.types import Instance, Prediction
@@ -45,6 +48,9 @@ ANSWERS = "answers.jsonl"  # in the run's folder: a line for each text that was 
 
 _TRIES = 9  # of one text at a teacher that is down: two minutes in all
 _LONGEST_PAUSE_S = 30.0  # between two of them
+_SHORTEST_REST_S = 1.0  # where a teacher that takes no more says how long: it may say 0, for ever
+_LONGEST_REST_S = 60.0  # the guard believes no more either
+_PATIENCE_S = 600.0  # of a text's pauses at one that takes no more, while no other is answered
 _HOPELESS = 20  # answers, the first ones, of which none can be used: the rest would be no better
 _WRONG = frozenset({401, 403, 404})  # how servers refuse a key, an account or a model
 _DIGITS = 4  # of a stored probability
@@ -57,12 +63,14 @@ Sleep = Callable[[float], Awaitable[object]]
 class Answer:
     """What the teacher said of a text; `labels` is None where that could not be used.
 
-    `cost` is in micro-USD, failed attempts included; None: not known.
+    `cost` is the known part of what it cost, in micro-USD, and `unknown` the calls beside it whose
+    cost nobody knows. What the guard asked again is in it; tries that failed as a whole are not.
     """
 
     labels: Mapping[str, Label] | None
     scores: Mapping[str, Mapping[str, float]]
-    cost: int | None
+    cost: int
+    unknown: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +87,9 @@ class Interview:
         return hashlib.sha256(orjson.dumps(said, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
     def taught(self, corpus: Corpus) -> Corpus:
-        """The corpus with what was said, without the texts of which nothing usable was said.
+        """The corpus with what was said, without the texts of which nothing usable is known.
 
-        Labels that are there stay, and the teacher's scores stand beside them.
+        Labels that are there stay, and the teacher's scores stand beside them, where it gave any.
         """
         labelled = corpus.labels is not None
         return replace(
@@ -93,7 +101,7 @@ class Interview:
     def _taught(self, rows: Sequence[Example], *, labelled: bool) -> Iterator[Example]:
         for row in rows:
             answer = self.answers.get(key(row))
-            if answer is None:
+            if answer is None or (answer.labels is None and row.labels):
                 yield row
             elif answer.labels is not None and (labelled or row.labels):
                 yield replace(row, scores=answer.scores)
@@ -145,6 +153,7 @@ async def _hold(
         "teacher": guard.name,
         "task": corpus.task.model_dump(mode="json"),
         "script": ask.scripted and ask.scripted.model_dump(mode="json"),  # its name says nothing
+        "at": _destinations(ask),
     }
     prices = Prices(recipe.prices.teacher_usd_per_1000)
     limit = None if recipe.teacher.max_usd is None else micro_usd(recipe.teacher.max_usd)
@@ -160,6 +169,13 @@ async def _hold(
         await guard.close()
 
 
+def _destinations(ask: TeacherSettings) -> list[str]:
+    """The servers that are asked, by their URLs: a model's name says nothing of where it runs."""
+    members = [ask] if ask.ensemble is None else ask.ensemble.members.values()
+    found = [each.openai or each.oip for each in members]
+    return [str(destination(each.url)) for each in found if each is not None]
+
+
 def _unhurried(ask: TeacherSettings) -> TeacherSettings:
     """The teacher without a breaker, unless the recipe sets one.
 
@@ -172,11 +188,13 @@ def _unhurried(ask: TeacherSettings) -> TeacherSettings:
 
 
 def _told(book: Book, rows: Sequence[Example]) -> str:
-    found = [book.answers[key(row)] for row in rows]
-    unusable = sum(each.labels is None for each in found)
-    parts = [f"  {len(found):,} texts answered"]
-    if unusable:
-        parts.append(f"{unusable:,} of them unusable, and left out")
+    unusable = [row for row in rows if book.answers[key(row)].labels is None]
+    gold = sum(bool(row.labels) for row in unusable)
+    parts = [f"  {len(rows):,} texts answered"]
+    if left_out := len(unusable) - gold:
+        parts.append(f"{left_out:,} of them unusable, and left out")
+    if gold:
+        parts.append(f"{gold:,} of them unusable, whose gold labels stay")
     parts.append(f"all that was asked so far {book.bill}")
     return "; ".join(parts)
 
@@ -184,11 +202,15 @@ def _told(book: Book, rows: Sequence[Example]) -> str:
 class Book:
     """The answers of one teacher on disk, a line each, written as they come.
 
-    A line that a kill cut short is cut off; its text is asked again.
+    So are tries without an answer that may be billed. A line that a kill cut short is cut off; its
+    text is asked again.
     """
 
     def __init__(self, folder: Path) -> None:
         self.answers: dict[str, Answer] = {}
+        self.cost = 0  # all known costs, in micro-USD
+        self.unknown = 0  # calls of unknown cost
+        self.dearest = 0  # of one line, in micro-USD
         path = folder / ANSWERS
         whole = 0
         if path.exists():
@@ -208,36 +230,48 @@ class Book:
 
     def keep(self, name: str, answer: Answer) -> None:
         """Write an answer; it is with the system when this returns."""
-        line = {"key": name, "labels": answer.labels, "scores": answer.scores, "cost": answer.cost}
-        self._file.write(orjson.dumps(line) + b"\n")
-        self._file.flush()
-        self.answers[name] = answer
+        said = {"key": name, "labels": answer.labels, "scores": answer.scores}
+        self._write(said | {"cost": answer.cost, "unknown": answer.unknown})
+        self._add(name, answer)
 
-    @property
-    def cost(self) -> int:
-        """The sum of the known costs, in micro-USD."""
-        return sum(each.cost or 0 for each in self.answers.values())
+    def charge(self, cost: int, unknown: int) -> None:
+        """Write what a try without an answer cost: known micro-USD, and calls of unknown cost."""
+        if cost or unknown:
+            self._write({"key": None, "cost": cost, "unknown": unknown})
+            self._add(None, Answer(None, {}, cost, unknown))
 
     @property
     def bill(self) -> str:
-        """What all answers cost, in words."""
-        unknown = sum(each.cost is None for each in self.answers.values())
-        if unknown == len(self.answers) > 0:
+        """What all that was asked cost, in words."""
+        if self.unknown and not self.cost:
             return "cost an amount that is not known"
-        dark = f", and {unknown:,} calls of unknown cost" if unknown else ""
+        dark = f", and {self.unknown:,} calls of unknown cost" if self.unknown else ""
         return f"cost ${self.cost / _MICRO:.4f}{dark}"
+
+    def _write(self, line: Mapping[str, object]) -> None:
+        self._file.write(orjson.dumps(line) + b"\n")
+        self._file.flush()
+
+    def _add(self, name: str | None, answer: Answer) -> None:
+        self.cost += answer.cost
+        self.unknown += answer.unknown
+        self.dearest = max(self.dearest, answer.cost)
+        if name is not None:
+            self.answers[name] = answer
 
     def _read(self, line: bytes, path: Path) -> None:
         try:
             row: dict[str, Any] = orjson.loads(line)
-            labels = row["labels"]
-            self.answers[row["key"]] = Answer(
+            labels = row.get("labels")
+            answer = Answer(
                 labels=None
                 if labels is None
                 else {k: tuple(v) if isinstance(v, list) else v for k, v in labels.items()},
-                scores=row["scores"],
-                cost=row["cost"],
+                scores=row.get("scores", {}),
+                cost=int(row["cost"]),
+                unknown=int(row["unknown"]),
             )
+            self._add(row["key"], answer)
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise StageFailed(
                 f"{path}: a line is no answer", mend="remove the line; its text is asked again"
@@ -248,7 +282,8 @@ class _Session:
     """Asks what the book does not have, many texts at once.
 
     What ends it lets the calls that run come to their end: they are paid for. With a `limit`, in
-    micro-USD, the first call goes alone, so that it is known what one costs before many begin.
+    micro-USD, calls go alone until it is known what one costs; and one whose cost nobody knows
+    counts as much as the dearest that is known.
     """
 
     def __init__(
@@ -261,7 +296,6 @@ class _Session:
         self._sleep = sleep
         self._running = 0
         self._usable = any(each.labels is not None for each in book.answers.values())
-        self._dearest = max((each.cost or 0 for each in book.answers.values()), default=0)
         self._ended: UnderstudyError | None = None
         self._spent = False
 
@@ -280,16 +314,26 @@ class _Session:
                 done += 1
                 advance(done, len(rows))
 
-        if self._limit is not None:
+        for _ in left if self._limit is not None else ():
             await work(1)
+            if self._knows_costs:
+                break
         async with asyncio.TaskGroup() as group:
             for _ in range(min(at_once, len(left))):
                 group.create_task(work(len(left)))
         self._check_ended((self._limit or 0) / _MICRO)
 
-    def _may_go_on(self) -> bool:
+    @property
+    def _knows_costs(self) -> bool:
+        return self._price is not None or any(
+            not each.unknown for each in self._book.answers.values()
+        )
+
+    def _may_go_on(self, more: int = 1) -> bool:
+        """Whether so many calls may be begun beside those that run."""
         if self._limit is not None:
-            booked = self._book.cost + (self._running + 1) * self._dearest
+            dark = self._book.unknown + self._running + more
+            booked = self._book.cost + dark * self._book.dearest
             self._spent = self._spent or booked > self._limit
         return self._ended is None and not self._spent
 
@@ -312,44 +356,86 @@ class _Session:
             return
         finally:
             self._running -= 1
+        if answer is None:
+            return
         self._book.keep(name, answer)
         self._usable = self._usable or answer.labels is not None
-        self._dearest = max(self._dearest, answer.cost or 0)
-        if self._limit is not None and answer.cost is None:
+
+    async def _insist(self, row: Example) -> Answer | None:
+        """Ask until there is an answer, usable or not; None: the session has ended before.
+
+        Each try that failed is booked at once. Raises StageFailed where there is no answer.
+        """
+        patience = _Patience(self._book)
+        while True:
+            try:
+                said = await self._guard.answer(Instance(row.text, row.fields))
+            except TeacherError as error:
+                if _is_about_the_text(error):
+                    return self._unusable(error)
+                cost, unknown = _billed(error, self._price)
+                self._book.charge(cost, unknown)
+                if isinstance(error, TeacherRefused):
+                    raise StageFailed(error.message, mend=f"{error.mend}; {_AGAIN}") from error
+                pause = patience.pause(error)
+            else:
+                return self._usable_answer(said)
+            if not self._may_go_on(0):
+                return None
+            await self._sleep(pause)
+            if not self._may_go_on(0):  # others have asked meanwhile
+                return None
+
+    def _usable_answer(self, said: Said) -> Answer:
+        """What was said. A limit on calls that do not say what they cost ends the session."""
+        if self._limit is not None and said.asked and said.cost is None and self._price is None:
             self._ended = self._ended or RecipeError(
                 f"teacher.max_usd cannot be kept: what a call of {self._guard.name} costs is not "
                 "known",
                 mend="set prices.teacher_usd_per_1000, or the prices of its tokens in teacher.ask",
             )
+        return _answer(said, *_billed(said, self._price))
 
-    async def _insist(self, row: Example) -> Answer:
-        """Ask until there is an answer, usable or not. Raises StageFailed where there is none."""
-        spent: int | None = 0
-        last: TeacherError | None = None
-        for attempt in range(_TRIES):
-            if last is not None:
-                await self._sleep(_pause(last, attempt - 1))
-            try:
-                said = await self._guard.answer(Instance(row.text, row.fields))
-            except TeacherError as error:
-                spent = _sum(spent, error.bill(self._price))
-                if _is_about_the_text(error):
-                    return self._unusable(error, spent)
-                if isinstance(error, TeacherRefused):
-                    raise StageFailed(error.message, mend=f"{error.mend}; {_AGAIN}") from error
-                last = error
-            else:
-                return _answer(said, _sum(spent, said.bill(self._price)))
-        told = "" if last is None else f": {last.message}"
-        raise StageFailed(f"the teacher stays down{told}", mend=f"see why; {_AGAIN}") from last
-
-    def _unusable(self, error: TeacherError, spent: int | None) -> Answer:
+    def _unusable(self, error: TeacherError) -> Answer:
+        cost, unknown = _billed(error, self._price)
         if not self._usable and len(self._book.answers) >= _HOPELESS:
+            self._book.charge(cost, unknown)
             raise StageFailed(
                 f"none of the first {_HOPELESS} answers can be used: {error.message}",
                 mend=error.mend or "mend teacher.ask",
             ) from error
-        return Answer(None, {}, spent)
+        return Answer(None, {}, cost, unknown)
+
+
+class _Patience:
+    """How often, and how long, one text is asked again at a teacher that gives no answer.
+
+    A teacher that is down has a number of tries. One that only takes no more for now is not down:
+    it is given up where no text at all is answered while this one waits.
+    """
+
+    def __init__(self, book: Book) -> None:
+        self._book = book
+        self._failed = 0  # tries, limits among them
+        self._down = 0  # tries at a teacher that was down
+        self._rested = 0.0  # seconds since a text was last answered, as far as this one waited
+        self._answered = len(book.answers)
+
+    def pause(self, error: TeacherError) -> float:
+        """Seconds until the next try. Raises StageFailed where there is none."""
+        limited = isinstance(error, TeacherLimited)
+        if self._answered != len(self._book.answers):
+            self._answered, self._rested = len(self._book.answers), 0.0
+        self._down += not limited
+        if self._down >= _TRIES or (limited and self._rested >= _PATIENCE_S):
+            what = "takes no more" if limited else "stays down"
+            raise StageFailed(
+                f"the teacher {what}: {error.message}", mend=f"see why; {_AGAIN}"
+            ) from error
+        seconds = _pause(error, self._failed)
+        self._failed += 1
+        self._rested += seconds
+        return seconds
 
 
 _AGAIN = "then run the command again: answers are kept"
@@ -365,21 +451,27 @@ def _is_about_the_text(error: TeacherError) -> bool:
 def _pause(error: TeacherError, attempt: int) -> float:
     """Seconds until the next try: as the teacher says, or twice as long as before."""
     asked = error.retry_after if isinstance(error, TeacherLimited) else None
-    return min(_LONGEST_PAUSE_S, 2.0**attempt) if asked is None else asked
+    if asked is None:
+        return min(_LONGEST_PAUSE_S, 2.0 ** min(attempt, _TRIES))
+    return min(_LONGEST_REST_S, max(_SHORTEST_REST_S, asked))
 
 
-def _sum(one: int | None, other: int | None) -> int | None:
-    return None if one is None or other is None else one + other
+def _billed(word: Billed, price: int | None) -> tuple[int, int]:
+    """The known part of a bill, in micro-USD, and the calls beside it of unknown cost."""
+    whole = word.bill(price)
+    if whole is not None:
+        return whole, 0
+    return word.cost or 0, word.unpriced + (word.cost is None)
 
 
-def _answer(said: Said, cost: int | None) -> Answer:
+def _answer(said: Said, cost: int, unknown: int) -> Answer:
     prediction = said.prediction
     kinds = {head.name: head.kind for head in prediction.asked}
     labels: dict[str, Label] = {
         each.head: each.labels[0] if kinds[each.head] is HeadKind.CHOICE else each.labels
         for each in prediction.heads
     }
-    return Answer(labels, _scores(prediction), cost)
+    return Answer(labels, _scores(prediction), cost, unknown)
 
 
 def _scores(prediction: Prediction) -> dict[str, dict[str, float]]:

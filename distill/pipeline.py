@@ -579,14 +579,27 @@ def _evaluate_student(
 
 
 def _teachers_opinion(job: _Job, master: Student | None, logits: Floats) -> Opinion | None:
-    """What the teacher says of the test rows; None where it was never asked about some of them."""
+    """What the teacher says of the test rows; None where it was never asked about some of them.
+
+    Of one that was asked for all, rows without scores are those of which it said nothing usable.
+    Nobody is asked again for rows that a gateway handed over.
+    """
     task, rows = job.material.task, job.material.splits.test
     if master is not None:
         return Opinion.of(master.calibration, logits)
-    if whose(rows) == "gold" and not all(row.scores for row in rows):
-        return None
     plain = [HeadCalibration(head=head.name, temperature=1.0, rows=0) for head in task.heads]
-    return Opinion.of(Calibration(task, plain), logits)
+    opinion = Opinion.of(Calibration(task, plain), logits)
+    answered = np.array([bool(row.scores) for row in rows])
+    if whose(rows) != "gold" or answered.all():
+        return opinion
+    asked = job.material.asked is not None and not _is_handed_over(job.recipe)
+    return replace(opinion, answered=answered) if asked and answered.any() else None
+
+
+def _is_handed_over(recipe: Recipe) -> bool:
+    """Whether the test rows are a gateway's traffic."""
+    plan = recipe.data.handover
+    return plan is not None and plan.measure == "traffic" and recipe.data.test is None
 
 
 def _strange(model: Student, raw: Raw) -> certify.Bools | None:

@@ -196,6 +196,17 @@ class TeacherPlan(_Part):
         return self
 
     @model_validator(mode="after")
+    def _is_chosen_without_a_student(self) -> Self:
+        several = None if self.ask is None else self.ask.ensemble
+        for skill in several.skills if several else ():
+            if skill.when.head is not None:
+                raise ValueError(
+                    f"ask.ensemble: the skill {skill.when.name!r} looks at what a student says, "
+                    "and here none says anything: let it look at the text or a field"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _one_way_to_know(self) -> Self:
         if self.ask is not None and self.bundle is not None:
             raise ValueError("bundle and ask are two teachers: name one of them")

@@ -20,20 +20,21 @@ from gateway.recall import recall
 from gateway.rollout import Rollout, keep_looking
 from gateway.routing.budget import Budget
 from gateway.routing.cascade import Cascade
-from gateway.seat import first_student, heads_of, take_seat
+from gateway.seat import first, heads_of, take_seat
 from gateway.settings import RecordSettings, Settings, environment_without_keys
 from gateway.shadow.audit import Skip
 from gateway.shadow.runner import Shed
 from gateway.shadow.served import ServedQuality
 from gateway.shadow.shadow import Shadow
-from gateway.store.changes import Changes, Entry, What
+from gateway.shadow.shown import Shown
+from gateway.store.changes import Changes
 from gateway.store.database import open_database
 from gateway.store.ledger import Ledger
 from gateway.store.receipts import Receipts
 from gateway.store.retention import Retention
 from gateway.store.verdicts import Verdicts
 from gateway.store.writer import RecordWriter
-from gateway.students.registry import Registry
+from gateway.students.registry import Registry, remembered
 from gateway.students.rehearsal import rehearse
 from gateway.succession import Succession
 from gateway.teachers.guard import Guard
@@ -69,6 +70,7 @@ class Gateway:
     metrics: Metrics
     figures: Figures
     quality: ServedQuality
+    shown: Shown
     writer: RecordWriter | None  # None, as the receipts: no records are kept
     receipts: Receipts | None
     retention: Retention | None
@@ -149,11 +151,12 @@ async def open_gateway(
     `clock`, by which canaries take their steps, gives seconds since the epoch.
     """
     async with AsyncExitStack() as stack:
-        registries = {name: _registry(name, settings) for name in settings.tasks}
-        students = {
-            name: first_student(task, registries[name], aside=aside)
+        registries = {name: registry_of(name, settings) for name in settings.tasks}
+        firsts = {
+            name: first(task, registries[name], aside=aside)
             for name, task in settings.tasks.items()
         }
+        students = {name: each.student for name, each in firsts.items()}
         tasks = [
             Task(name=name, heads=each.task.heads if each else heads_of(name, settings.tasks[name]))
             for name, each in students.items()
@@ -166,7 +169,8 @@ async def open_gateway(
         budgets = _open_budgets(engine, settings, (metrics, figures), stack)
         changes = Changes(engine) if engine is not None else None
         quality = ServedQuality(tasks)
-        metrics.follow_served(quality.parts)
+        shown = Shown(quality)
+        metrics.follow_served(lambda: shown.parts)
         observers: list[Observer] = [metrics, figures, quality]
         onlookers: list[Onlooker] = [metrics, figures]
         if writer is not None:
@@ -192,6 +196,7 @@ async def open_gateway(
                 figures=figures,
                 quality=quality,
                 observers=[*observers, shadow],
+                roles=firsts[name].roles,
                 budget=budgets.get(name),
                 changes=changes,
                 clock=clock,
@@ -202,8 +207,12 @@ async def open_gateway(
             )
             stack.push_async_callback(candidacies[name].close)  # when all audits have been told
             stack.push_async_callback(successions[name].close)
-            if not aside:
-                candidacies[name].start()
+        new = [(registries[name], each.roles) for name, each in firsts.items() if each.roles]
+        with remembered(new):  # now that nothing is left that could keep it from starting
+            pass
+        if not aside:
+            for candidacy in candidacies.values():
+                candidacy.start()
         metrics.follow_skips(
             lambda: {
                 **{
@@ -229,6 +238,7 @@ async def open_gateway(
             metrics=metrics,
             figures=figures,
             quality=quality,
+            shown=shown,
             writer=writer,
             receipts=receipts,
             retention=retention,
@@ -247,7 +257,8 @@ def _teacher(successions: Mapping[str, Succession], task: str) -> Guard:
     return successions[task].cascade.teacher
 
 
-def _registry(name: str, settings: Settings) -> Registry:
+def registry_of(name: str, settings: Settings) -> Registry:
+    """The registry of that task."""
     return Registry(
         settings.registry.path,
         task=name,
@@ -263,10 +274,7 @@ def _note_start(changes: Changes, successions: Mapping[str, Succession]) -> None
     """
     try:
         for task, succession in successions.items():
-            known, serving = changes.serving(task), succession.roles.serving
-            if known != serving:
-                entry = Entry(what=What.START, who=_START, task=task, old=known, new=serving)
-                changes.append(entry)
+            changes.start(task, succession.roles.serving, who=_START)
     except (LogUnavailable, DBAPIError) as error:
         _log.warning("the log of changes does not know who serves", error=str(error))
 

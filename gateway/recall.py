@@ -3,7 +3,8 @@
 The records keep every coin, every propensity and every audit, so the figures of the time before are
 found again, in the background and a little at a time. Nothing waits for that: until it is done, and
 where the database does not give the records, the figures are of the time since the start, and the
-log says so. Replicas share their records, so what is found is what all of them served.
+log says so. What is found is of the student that serves, back to the newest answer of another one.
+Replicas share their records, so it is what all of them served.
 """
 
 from __future__ import annotations

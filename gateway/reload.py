@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack, suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 from gateway import document
 from gateway.assembly import Gateway
-from gateway.errors import SettingsError, UnderstudyError
+from gateway.errors import LogUnavailable, SettingsError, UnderstudyError
 from gateway.settings import (
     LogSettings,
     RecordSettings,
@@ -29,7 +29,8 @@ from gateway.settings import (
     StudentSettings,
     TaskSettings,
 )
-from gateway.store.changes import Entry, What
+from gateway.store.changes import Changes, Entry, What
+from gateway.students.registry import remembered
 from gateway.succession import Succession, Successor
 from gateway.telemetry import logs
 
@@ -159,18 +160,17 @@ async def _reload(gateway: Gateway, *, by: str, why: str) -> Reloaded:
     try:
         for name, succession in gateway.successions.items():
             ready.append((succession, await succession.prepare(settings.tasks[name])))
-        if gateway.changes is not None:
-            whole = Entry(
-                what=What.RELOAD,
-                who=by,
-                old=fingerprint(gateway.settings),
-                new=fingerprint(settings),
-                why=why,
-                evidence={"applied": comparison.applied, "restart": comparison.restart},
-            )
-            entries = (whole, *_of_tasks(whole, ready))
-            await asyncio.to_thread(gateway.changes.append, *entries)
-        await asyncio.to_thread(_remember, ready)
+        whole = Entry(
+            what=What.RELOAD,
+            who=by,
+            old=fingerprint(gateway.settings),
+            new=fingerprint(settings),
+            why=why,
+            evidence={"applied": comparison.applied, "restart": comparison.restart},
+        )
+        entries = (whole, *_of_tasks(whole, ready))
+        keys_alone = comparison.applied == ["keys"] and not any(each.roles for _, each in ready)
+        await asyncio.to_thread(_remember, ready, gateway.changes, entries, needed=not keys_alone)
     except BaseException:
         for succession, successor in ready:
             succession.dismiss(successor)
@@ -213,14 +213,26 @@ def _of_tasks(whole: Entry, ready: Sequence[tuple[Succession, Successor]]) -> It
             yield replace(whole, task=succession.task, old=old, new=roles.serving, evidence={})
 
 
-def _remember(ready: Sequence[tuple[Succession, Successor]]) -> None:
-    """Write the roles of all tasks down, or those of none."""
-    with ExitStack() as undo:
-        for succession, successor in ready:
-            if successor.roles is not None:
-                undo.callback(succession.registry.remember, succession.registry.roles())
-                succession.registry.remember(successor.roles)
-        undo.pop_all()
+def _remember(
+    ready: Sequence[tuple[Succession, Successor]],
+    changes: Changes | None,
+    entries: Sequence[Entry],
+    *,
+    needed: bool,
+) -> None:
+    """Write down the roles of all tasks, and the rows of the log: all or nothing.
+
+    Rows that are not `needed` may be missing: a key that is revoked waits for no database.
+    """
+    roles = [(each.registry, new.roles) for each, new in ready if new.roles is not None]
+    with remembered(roles):
+        try:
+            if changes is not None:
+                changes.append(*entries)
+        except LogUnavailable as error:
+            if needed:
+                raise
+            _log.warning("a change is not in the log", error=error.message)
 
 
 class Hangup:

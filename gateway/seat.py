@@ -27,7 +27,7 @@ from gateway.rungs import (
 )
 from gateway.settings import TaskSettings
 from gateway.students.batching import Batcher
-from gateway.students.registry import Registry
+from gateway.students.registry import Registry, Roles
 from gateway.students.student import Student
 from gateway.students.vacancy import NO_STUDENT, Vacancy
 from gateway.teachers.guard import Guard
@@ -64,32 +64,68 @@ def configured(settings: TaskSettings) -> str:
     return NO_STUDENT if bundle is None else bundle.resolve().name  # a link may mean another later
 
 
-def first_student(settings: TaskSettings, registry: Registry, *, aside: bool) -> Student | None:
-    """The student that serves when the process starts; None: there is none.
+@dataclass(frozen=True, slots=True)
+class First:
+    """Who serves when the process starts; no `student`: the teacher alone.
 
-    It is the one that served last, unless the settings name another bundle than they did then:
-    they win, and it is written down, but not `aside`. Raises a BundleError or SettingsError.
+    `roles` are to be written down once all is open that the start needs; None: they stay.
     """
-    named, roles = configured(settings), registry.roles()
-    if roles is not None and roles.configured == named:
-        if roles.serving == NO_STUDENT:
-            return None
-        try:
-            return open_student(settings, open_bundle(_place(roles.serving, settings, registry)))
-        except BundleMissing as error:
-            raise BundleMissing(
-                f"{registry.task} is served by {roles.serving}, which is gone from the registry",
-                mend="put it back, or remove roles.json: what the settings name serves then",
-            ) from error
-    bundle = settings.student.bundle
-    student = None if bundle is None else open_student(settings, open_bundle(bundle.resolve()))
-    if roles is not None and not aside:
-        if bundle is not None:
-            registry.keep(bundle)
-        taken = {"configured": named, "serving": named, "previous": roles.serving}
+
+    student: Student | None
+    roles: Roles | None
+
+
+def first(settings: TaskSettings, registry: Registry, *, aside: bool) -> First:
+    """Who serves when the process starts: who served last, unless the settings name another now.
+
+    Then they win, and the roles change, but not `aside`. Raises a BundleError or SettingsError.
+    """
+    found, roles = first_bundle(settings, registry), registry.roles()
+    student = None if found is None else open_student(settings, open_bundle(found))
+    named = configured(settings)
+    if aside or roles is None or roles.configured == named:
+        return First(student, None)
+    if settings.student.bundle is not None:
+        registry.keep(settings.student.bundle)
+    roles = roles.model_copy(update={"configured": named})
+    if roles.serving != named:
+        taken = {"serving": named, "previous": roles.serving}
         ended = {"launched": None, "canary": None, "proposal": None}
-        registry.remember(roles.model_copy(update=taken | ended))
-    return student
+        roles = roles.model_copy(update=taken | ended)
+    return First(student, roles)
+
+
+def first_bundle(settings: TaskSettings, registry: Registry) -> Path | None:
+    """The folder of the student that serves, or would after a start; None: there is none.
+
+    Raises BundleMissing where the registry lacks it, or SettingsError.
+    """
+    roles = registry.roles()
+    if roles is None or roles.configured != configured(settings):
+        bundle = settings.student.bundle
+        return None if bundle is None else bundle.resolve()
+    if roles.serving == NO_STUDENT:
+        return None
+    try:
+        return _place(roles.serving, settings, registry)
+    except BundleMissing as error:
+        raise BundleMissing(
+            f"{registry.task} is served by {roles.serving}, which is gone from the registry",
+            mend="put it back, or remove roles.json: what the settings name serves then",
+        ) from error
+
+
+def heads_served(task: str, settings: TaskSettings, registry: Registry) -> tuple[Head, ...]:
+    """What a task decides by who serves it, or who did where nobody does now; else as `heads_of`.
+
+    Raises as that, and BundleMissing.
+    """
+    found, roles = first_bundle(settings, registry), registry.roles()
+    if found is None and roles is not None and roles.configured == configured(settings):
+        found = next(
+            (registry.find(each) for each in registry.names() if each == roles.previous), None
+        )
+    return heads_of(task, settings) if found is None else open_bundle(found).manifest.task.heads
 
 
 def _place(name: str, settings: TaskSettings, registry: Registry) -> Path:

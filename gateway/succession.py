@@ -98,8 +98,9 @@ class Successor:
 class Succession:
     """The students of one task, of which that of `seat` serves. `cascade` answers.
 
-    `clock` gives seconds since the epoch. `watched` is the name of the file in the registry that
-    keeps what the watch has seen; None: nothing is kept.
+    `roles` are those that the start brings; None: they are as they were written down. `clock` gives
+    seconds since the epoch. `watched` is the name of the file in the registry that keeps what the
+    watch has seen; None: nothing is kept.
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class Succession:
         figures: Figures,
         quality: ServedQuality,
         observers: Sequence[Observer],
+        roles: Roles | None = None,
         budget: Budget | None = None,
         changes: Changes | None = None,
         watched: str | None = None,
@@ -133,8 +135,10 @@ class Succession:
             skipped=quality.skipped,
         )
         quality.follow(task, settings.audit.audited())
+        quality.serves(task, seat.bundle.id if seat.bundle else None)
         self._settings = settings
-        self._written = registry.roles()  # what roles.json said when somebody last looked
+        # what roles.json said when somebody last looked, or will say when the start is done
+        self._written = roles or registry.roles()
         self._roles = _present(self._written, settings, seat)
         self._seat = seat = self._under(seat, settings, self._roles.launched)
         self._before: Seat | None = None  # the previous student, while it is loaded
@@ -225,6 +229,7 @@ class Succession:
         async with self.attempt(by=by):
             if name == self._seat.name:
                 return self.unchanged()
+            await self._check_vacancy(name)
             launched = None if name == NO_STUDENT else self.clock()
             roles = await self.succeeded_by(name, launched=launched)
             old = self._seat.name
@@ -260,7 +265,8 @@ class Succession:
         going = ended.bundle if ended else roles.serving
         if ended is not None:
             back = roles.model_copy(update={"canary": None, "proposal": None})
-        elif roles.previous is not None:
+        elif roles.previous not in (None, roles.serving):
+            await self._check_vacancy(roles.previous)
             back = await self.succeeded_by(roles.previous, launched=None)
         else:
             raise BundleMissing(
@@ -310,7 +316,7 @@ class Succession:
         """Who may serve in place of the student that does, the best first."""
         roles = self._roles
         sent_away = roles.frozen.student if roles.frozen else None
-        if roles.previous not in (None, NO_STUDENT, sent_away):
+        if roles.previous not in (None, NO_STUDENT, roles.serving, sent_away):
             yield roles.previous
         yield NO_STUDENT
 
@@ -392,6 +398,8 @@ class Succession:
         """
         name, bundle, held = configured(settings), settings.student.bundle, self._roles
         canary = None
+        if bundle is None:
+            await asyncio.to_thread(heads_of, self.task, settings)  # a restart needs them
         if name in {held.configured, self._seat.name}:
             seat = self._under(self._seat, settings, held.launched)
             if self._canary is not None and held.canary is not None:
@@ -399,9 +407,7 @@ class Succession:
             roles = held.model_copy(update={"configured": name})
             changed = name != held.configured
         else:
-            if bundle is None:
-                await asyncio.to_thread(heads_of, self.task, settings)  # a restart needs them
-            else:
+            if bundle is not None:
                 await asyncio.to_thread(self.registry.keep, bundle)
             launched = None if bundle is None else self.clock()
             seat = await self._ready(name, settings, launched)
@@ -477,6 +483,11 @@ class Succession:
             with self._left_on_error(seat):
                 canary = await self._ready_beside(roles.canary)
         return seat, canary
+
+    async def _check_vacancy(self, name: str) -> None:
+        """Before nobody serves: a restart must find out what the task decides. Raises like it."""
+        if name == NO_STUDENT:
+            await asyncio.to_thread(heads_of, self.task, self._settings)
 
     async def _ready_beside(self, role: CanaryRole) -> Seat:
         """A canary, loaded and warm: it has the teacher of the one that serves."""
@@ -648,6 +659,7 @@ class Succession:
         gone = [self._canary]
         self._canary = canary
         if old.rung.student is not seat.rung.student:
+            self._quality.serves(self.task, seat.bundle.id if seat.bundle else None)
             gone.append(self._before)
             self._before = old
             if roles.previous is None:  # it could not be kept, and yet is loaded

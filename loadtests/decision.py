@@ -45,12 +45,17 @@ class Costs:
         """The dearer decision with all that it reads."""
         return self.escalated + self.reading
 
+    @property
+    def share(self) -> float:
+        """The same as a share of one student run."""
+        return self.whole / self.student
+
     def __str__(self) -> str:
         return (
             f"decision with all gates on, p50: {self.confident:.1f} µs confident, "
             f"{self.escalated:.1f} µs escalated, {self.whole:.1f} µs with the score and the "
             f"p-value that it reads; one student run {self.student:.0f} µs "
-            f"({self.whole / self.student:.1%})"
+            f"({self.share:.1%})"
         )
 
 

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +198,12 @@ class Found:
     parts: Sequence[tuple[str, str, float]]
     decision: Costs
 
+    def document(self) -> dict[str, Any]:
+        """All of it for machines, the whole of a decision and its share of a student run too."""
+        costs = self.decision
+        whole = {"whole": costs.whole, "share": costs.share}
+        return {"parts": self.parts, "decision": asdict(costs) | whole}
+
 
 async def measured(bundle: Path, texts: Sequence[str]) -> Found:
     """Each part of a request by itself, on this bundle and these texts."""
@@ -245,7 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"layers: {error}", file=sys.stderr)  # noqa: T201  a command
         return error.exit_status
     if options.json:
-        print(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())  # noqa: T201
+        print(orjson.dumps(found.document(), option=orjson.OPT_INDENT_2).decode())  # noqa: T201
         return 0
     table = Table("part", "thread", "µs", title="One text, microseconds of processor time")
     for part, where, microseconds in found.parts:

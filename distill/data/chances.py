@@ -4,8 +4,9 @@ A gateway sees the teacher's answer to what it escalates, and to a share of the 
 no fair sample of traffic: in training each stands for as many as its chance says (inverse
 propensity, Horvitz and Thompson 1952), and what is held out is thinned until all its rows had the
 same chance, so that plain counts, and the exact bounds on them, hold. Where the rest had no chance
-at all nothing mends it, and it is refused. Rows whose chance nobody knows teach, each for itself,
-and measure nothing.
+at all nothing mends it, and it is refused. A test set with a file of its own was drawn otherwise,
+and is a sample by itself. Rows whose chance nobody knows teach, each for itself, and measure
+nothing.
 """
 
 from __future__ import annotations
@@ -49,26 +50,34 @@ def check(rows: Sequence[Example], *, allow_biased: bool) -> tuple[str, ...]:
     return (f"{told}; figures and certificate hold for such rows only",)
 
 
-def evened(splits: Splits, *, seed: int) -> Splits:
+def evened(splits: Splits, *, seed: int, own_test: bool = False) -> Splits:
     """The same with held-out rows that all had the chance of the rarest to be there.
 
-    Raises DataError when nothing is left of a part.
+    The rarest is looked for among all labelled rows that could have been held out: a part that
+    chance gave none of them is as much a sample of the rest. `own_test`: the test set has a file of
+    its own, and is evened by itself. Raises DataError when nothing is left of a part.
     """
     parts = splits.parts()
-    held = [row for name in HELD_OUT for row in parts[name]]
-    least = smallest(held)
-    if all(row.propensity == 1.0 for row in held):
-        return splits
+    apart = ("test",) if own_test else ()
+    drawn = [name for name in ("train", *HELD_OUT) if name not in apart]
+    least = {
+        name: smallest(row for each in names for row in parts[each])
+        for names in (drawn, apart)
+        for name in names
+    }
     kept = {
-        name: tuple(row for row in parts[name] if is_even(row, least, seed=seed))
+        name: tuple(row for row in parts[name] if is_even(row, least[name], seed=seed))
         for name in HELD_OUT
     }
-    if empty := [name for name in HELD_OUT if not kept[name]]:
+    removed = sum(len(parts[name]) - len(kept[name]) for name in HELD_OUT)
+    if not removed:
+        return splits
+    if empty := next((name for name in HELD_OUT if not kept[name]), None):
         raise DataError(
-            f"no row is left for {empty[0]} once all have the chance of the rarest, {least:.3g}",
+            f"no row is left for {empty} once all have the chance of the rarest, "
+            f"{least[empty]:.3g}",
             mend="hand over more audited rows, or raise audit.share and wait",
         )
-    removed = sum(len(parts[name]) - len(kept[name]) for name in HELD_OUT)
     return replace(
         splits,
         calibration=kept["calibration"],

@@ -128,8 +128,9 @@ def convert(source: Path, target: Path, shape: Shape) -> Imported:
     """Read traces and write Example lines, all of them or none.
 
     Raises DataError when the file cannot be read or no line can be used, UsageError when the target
-    cannot be written.
+    cannot be written, or is the source.
     """
+    _check_apart(source, target)
     gathered: dict[tuple[str, bytes], list[Example]] = defaultdict(list)
     unusable: dict[int, str] = {}
     count = 0
@@ -178,6 +179,15 @@ def _lines(source: Path) -> Iterator[tuple[int, bytes]]:
         ) from error
 
 
+def _check_apart(source: Path, target: Path) -> None:
+    """Raises UsageError for two names of one file: the traces themselves would be lost."""
+    if source.exists() and target.exists() and source.samefile(target):
+        raise UsageError(
+            f"{target}: the examples would take the place of the traces that they are made of",
+            mend="name another file with --out",
+        )
+
+
 def _write(target: Path, found: Sequence[Example]) -> None:
     scratch = target.with_name(f".{target.name}.writing")
     try:
@@ -218,12 +228,17 @@ def _example(raw: bytes, shape: Shape) -> Example:
         group=None if group is None else str(group),
         source="teacher",
         propensity=_propensity(_at(row, shape.propensity)) if shape.propensity else 1.0,
-        scores={
-            head.name: _scores(head, _at(row, shape.scores[head.name]))
-            for head in shape.heads
-            if head.name in shape.scores and _at(row, shape.scores[head.name]) is not None
-        },
+        scores=_all_scores(row, shape),
     )
+
+
+def _all_scores(row: Any, shape: Shape) -> dict[str, dict[str, float]]:
+    """The scores of each head of which the line says any: none at all say nothing of its labels."""
+    given = {
+        head: _at(row, shape.scores[head.name]) for head in shape.heads if head.name in shape.scores
+    }
+    found = {head.name: _scores(head, said) for head, said in given.items() if said is not None}
+    return {name: scores for name, scores in found.items() if scores}
 
 
 def _at(row: Any, path: str) -> Any:
@@ -248,8 +263,10 @@ def _asked(row: Mapping[str, Any]) -> tuple[str, dict[str, Field]]:
         return text, {}
     if not isinstance(inner, dict) or not {"text"} <= inner.keys() <= {"text", "fields"}:
         return text, {}
-    given = inner.get("fields") or {}
-    return str(inner["text"]), {name: _field(name, value) for name, value in given.items()}
+    text, given = inner["text"], inner.get("fields") or {}
+    if not isinstance(text, str) or not isinstance(given, dict):
+        raise _Unusable("a message has no text and fields, but other things by these names")
+    return text, {name: _field(name, value) for name, value in given.items()}
 
 
 def _messages(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -324,7 +341,7 @@ def _label(head: HeadTrace, said: Any) -> Label:
         said = said.split("|") if said.strip() else []
     if not isinstance(said, list) or not all(isinstance(each, str) and each for each in said):
         raise _Unusable(f"the head {head.name!r} has no list of labels")
-    return tuple(dict.fromkeys(_known(head, each.strip()) for each in said))
+    return tuple(sorted({_known(head, each.strip()) for each in said}))  # their order says nothing
 
 
 def _known(head: HeadTrace, label: str) -> str:

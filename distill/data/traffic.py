@@ -36,7 +36,7 @@ def parted(
     plan = _plan(recipe)
     if plan.measure == "own":
         parts = split.split(own, recipe.data.split, seed=recipe.seed, test=test)
-        parts = chances.evened(parts, seed=recipe.seed)
+        parts = chances.evened(parts, seed=recipe.seed, own_test=bool(test))
         told = (
             "the handed over rows teach, and own rows alone measure: figures and certificate hold "
             "for such rows, and not for traffic that has drifted away from them"

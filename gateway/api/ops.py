@@ -5,6 +5,8 @@ Where metrics have an address of their own, probes are at both.
 
 from __future__ import annotations
 
+import asyncio
+
 from fastapi import APIRouter
 from starlette.responses import Response
 
@@ -56,7 +58,7 @@ def metrics(gateway: Gateway) -> APIRouter:
     @routes.get("/metrics", responses=problems(401), response_class=Response)
     async def render() -> Response:
         """Every metric, in Prometheus' text format."""
-        await gateway.look_at_budgets()
+        await asyncio.gather(gateway.look_at_budgets(), gateway.shown.look())
         gateway.metrics.certified(validities(gateway))
         gateway.metrics.watched(watched(gateway))
         return Response(gateway.metrics.render(), headers={"content-type": CONTENT_TYPE})

@@ -45,7 +45,7 @@ def router(gateway: Gateway) -> APIRouter:
     async def stats() -> StatsReply:
         """Speed, routes, escalation, disagreement and cost since the start, by task."""
         await gateway.look_at_budgets()
-        return stats_of(gateway)
+        return await stats_of(gateway)
 
     @routes.get("/v1/tasks")
     async def tasks() -> TasksReply:
@@ -58,8 +58,9 @@ def router(gateway: Gateway) -> APIRouter:
     return routes
 
 
-def stats_of(gateway: Gateway) -> StatsReply:
+async def stats_of(gateway: Gateway) -> StatsReply:
     """The figures of a gateway, and with what each task is served."""
+    errors = {name: await _served_error(gateway, name) for name in gateway.tasks}
     shown: dict[str, Any] = gateway.figures.snapshot()
     writer = gateway.writer
     account = writer.records if writer else Account(0, 0, 0)
@@ -77,7 +78,7 @@ def stats_of(gateway: Gateway) -> StatsReply:
                 serving=serving(gateway.settings, gateway.tasks.get(name)),
                 audits_skipped=gateway.audits_skipped(name),
                 budget=_budget(gateway.budgets.get(name)),
-                served_error=_served_error(gateway, name),
+                served_error=errors.get(name),
                 candidates=_candidates(gateway, name),
                 watch=_watch(gateway, name),
                 **figures,
@@ -87,8 +88,8 @@ def stats_of(gateway: Gateway) -> StatsReply:
     )
 
 
-def _served_error(gateway: Gateway, task: str) -> ServedErrorReply | None:
-    found = gateway.quality.served(task)
+async def _served_error(gateway: Gateway, task: str) -> ServedErrorReply | None:
+    found = await gateway.shown.served(task)
     return ServedErrorReply.of(found) if found else None
 
 

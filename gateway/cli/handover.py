@@ -3,11 +3,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +13,7 @@ import typer
 from gateway.cli.aside import one_task
 from gateway.cli.records import moment, opened
 from gateway.cli.terminal import AsJson, Config, print_json
-from gateway.errors import DataError, UsageError
+from gateway.errors import DataError
 
 if TYPE_CHECKING:
     from gateway.store.handover import Tally
@@ -48,6 +45,7 @@ def handover(
             "duplicates": tally.duplicates,
             "without_text": tally.without_text,
             "strange": tally.strange,
+            "unaudited": tally.unaudited,
         }
         print_json(shown)
         return
@@ -70,17 +68,19 @@ def hand_over(
     Raises DataError where there are none, UsageError for what cannot be meant or written, and what
     the settings and the database raise.
     """
+    from gateway.assembly import registry_of
+    from gateway.cli.draft import draft
     from gateway.contract import examples
-    from gateway.seat import heads_of
+    from gateway.seat import heads_served
     from gateway.settings import load
     from gateway.store.handover import Handover
 
     name, settings = one_task(load(config), task)
-    heads = heads_of(name, settings.tasks[name])
+    heads = heads_served(name, settings.tasks[name], registry_of(name, settings))
     first, last = _moment(since, "--since"), _moment(until, "--until")
-    with opened(config) as engine, _whole(out) as draft:
-        found = Handover(engine, name, heads, draft.parent, since=first, until=last)
-        examples.write(draft, found.examples())
+    with opened(config) as engine, draft(out, "--out") as made:
+        found = Handover(engine, name, heads, made.parent, since=first, until=last)
+        examples.write(made, found.examples())
         tally = found.tally
         if not tally.examples:
             raise DataError(f"there is nothing to hand over: {_left(tally)}", mend=_mend(tally))
@@ -96,7 +96,8 @@ def told(tally: Tally, task: str) -> str:
 def _left(tally: Tally) -> str:
     return (
         f"{tally.duplicates} of a text that came again later, {tally.without_text} without their "
-        f"text, {tally.strange} of other heads or labels"
+        f"text, {tally.strange} of other heads or labels, {tally.unaudited} that a student chose "
+        "while nothing could be audited"
     )
 
 
@@ -112,24 +113,3 @@ def _moment(value: str | None, option: str) -> float | None:
     if span is None:
         return moment(value, option)
     return time.time() - int(span[1]) * _UNITS[span[2]]
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A draft that takes its name when it is complete; one that fails leaves what was there.
-
-    It lies in a folder of its own beside the file, which goes in any case. Raises UsageError.
-    """
-    import tempfile
-
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            draft = Path(folder) / path.name
-            yield draft
-            with draft.open("rb") as file:
-                os.fsync(file.fileno())
-            draft.replace(path)
-    except OSError as error:
-        raise UsageError(
-            f"--out {path}: {error.strerror}", mend="name a file that this user may write"
-        ) from error

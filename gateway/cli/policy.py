@@ -361,7 +361,7 @@ def _show_simulated(shown: Mapping[str, Any], drawn: Frontier | None) -> None:
     print_tables(*tables)
     if shown["chosen_rows"]:
         print(
-            "note: records have labels where they were escalated; the errors of what the student "
+            "note: rows have labels where they were escalated; the errors of what the student "
             "answered are not among them, so that their share is not known"
         )
     if drawn is not None:

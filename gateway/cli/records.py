@@ -77,12 +77,14 @@ def export(
     until: _Until = None,
 ) -> None:
     """Stored answers as JSON lines, the oldest first."""
+    from gateway.cli.draft import draft
+
     wanted = _selection(task, route, reason, since, until)
     with opened(config) as engine:
         if output is None:
             _print(engine, wanted)
             return
-        with _whole(output) as file:
+        with draft(output, "--output") as made, made.open("x", encoding="utf-8") as file:
             number = _write(engine, wanted, file)
     print(f"{number} records in {output}")
 
@@ -157,26 +159,6 @@ def _write(engine: Engine, wanted: Selection, file: IO[str]) -> int:
     for number, record in enumerate(stored.each(engine, wanted), 1):  # noqa: B007
         file.write(orjson.dumps(record.to_row()).decode() + "\n")
     return number
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[IO[str]]:
-    """A file that takes its name when it is complete; one that fails leaves what was there."""
-    import os
-
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with draft.open("x", encoding="utf-8") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except OSError as error:
-        raise UsageError(
-            f"--output {path}: {error.strerror}", mend="name a file that this user may write"
-        ) from error
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _selection(

@@ -41,7 +41,7 @@ def add(
         print_json([{"url": url, **reply} for url, reply in replies])
         return
     for url, reply in replies:
-        said = "is a candidate for" if reply["compared"] else "is not compared, but added to"
+        said = "is a candidate for" if reply["compared"] else "is added to"
         print(f"{url}: {reply['bundle']} {said} {reply['task']}")
         if reply["note"]:
             print(f"  {reply['note']}")

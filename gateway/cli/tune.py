@@ -27,17 +27,20 @@ def tune(
     import functools
 
     from gateway import settings as reader
+    from gateway.assembly import registry_of
     from gateway.contract.bundle import open_bundle
     from gateway.rungs import start_workers
+    from gateway.seat import first_bundle
     from gateway.students import tuning
 
     settings = reader.load(config)
     given = lines(texts) if texts else []
     found: dict[str, dict[str, Any]] = {}
     for name, task in settings.tasks.items():
-        if task.student.bundle is None:
+        folder = first_bundle(task, registry_of(name, settings))
+        if folder is None:
             continue
-        bundle = open_bundle(task.student.bundle)
+        bundle = open_bundle(folder)
         samples = given or [vector.text for vector in bundle.manifest.golden.vectors]
         start = functools.partial(start_workers, name, task)
         choice, trials = asyncio.run(tuning.measure(bundle, samples, start, seconds=seconds))
@@ -45,8 +48,8 @@ def tune(
         found[name] = {"choice": asdict(choice), "trials": [asdict(trial) for trial in trials]}
     if not found:
         raise SettingsError(
-            "no task of these settings names a student, so that there is nothing to tune",
-            mend="name a bundle under tasks.<name>.student.bundle",
+            "no task of these settings has a student, so that there is nothing to tune",
+            mend="add one and let it serve, or name a bundle under tasks.<name>.student.bundle",
         )
     if as_json:
         print_json(found)

@@ -25,8 +25,9 @@ Truth = Mapping[str, tuple[str, ...]]  # head -> its label, or its flags
 class Labelled:
     """A text with its fields, and the right labels of every head; None: they are not known.
 
-    `chosen`: whether it is labelled depends on what the student said, as with records, which have
-    the teacher's labels where they were escalated. Such rows are no random sample.
+    `chosen`: whether it is labelled depends on what a student said, as with records, and with the
+    examples made of them, which have the teacher's labels where they were escalated; or a person
+    picked it, so that its propensity is not known. Such rows are no random sample.
     """
 
     text: str
@@ -45,8 +46,9 @@ class _Line(BaseModel):
     labels: dict[str, str | list[str]] | None = None
     teacher_labels: dict[str, list[str]] | None = None
     fields: dict[str, str | int | float | bool | None] | None = None
-    propensity: float = Field(default=1.0, ge=0.0, le=1.0)
+    propensity: float | None = Field(default=1.0, ge=0.0, le=1.0)
     route: str | None = None  # only a record has one
+    chosen: bool = False  # only an Example says so
 
 
 def read(path: Path, task: Task) -> list[Labelled]:
@@ -86,8 +88,8 @@ def _labelled(line: _Line, task: Task) -> Labelled:
         text=line.text,
         fields=line.fields or {},
         truth=_truth(given, task) if given else None,
-        chosen=recorded,
-        propensity=line.propensity,
+        chosen=recorded or line.chosen or line.propensity is None,
+        propensity=1.0 if line.propensity is None else line.propensity,
     )
 
 

@@ -13,7 +13,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import structlog
 
@@ -241,7 +241,7 @@ class _Lane:
                 worker.kill()
                 await worker.close()
 
-    async def _work(self, worker: KillableWorker) -> None:
+    async def _work(self, worker: KillableWorker) -> NoReturn:
         """Run what comes. Raises _Hung or _Crashed."""
         while True:
             while not self._runner.depth and not self._lost:

@@ -29,11 +29,11 @@ its errors on them here, and the count of void rows shows how many that may be.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from gateway.contract.manifest import Task
 from gateway.shadow.account import Account, Audited, Part, Served
-from gateway.types import Answer, Audit, Prediction
+from gateway.types import Answer, Audit, Prediction, Reason
 
 
 class ServedQuality:
@@ -44,6 +44,7 @@ class ServedQuality:
 
     def __init__(self, tasks: Iterable[Task]) -> None:
         self._lock = threading.Lock()
+        self._students: dict[str, str | None] = {}  # who serves each task, where that is told
         self._tasks = {
             task.name: Account([head.name for head in task.heads], Audited()) for task in tasks
         }
@@ -53,10 +54,20 @@ class ServedQuality:
         with self._lock:
             self._tasks[task].follow(audited)
 
+    def serves(self, task: str, student: str | None) -> None:
+        """From now on the bundle of that id serves the task; None: no student does.
+
+        The figures are of the student that serves: with another one they begin anew.
+        """
+        with self._lock:
+            if self._students.get(task, student) != student:
+                self._tasks[task] = self._tasks[task].anew()
+            self._students[task] = student
+
     def answered(self, answer: Answer) -> None:
         """Count an answer that was served."""
         with self._lock:
-            if answer.task in self._tasks:
+            if answer.task in self._tasks and not self._of_another(answer):
                 self._tasks[answer.task].answered(answer)
 
     def audited(self, audit: Audit) -> None:
@@ -88,26 +99,47 @@ class ServedQuality:
     def past(self, task: str) -> Past:
         """An empty account of what was served before; the account of a task is one's own."""
         with self._lock:
-            return Past(task, self._tasks[task].anew())
+            return Past(task, self._tasks[task], self._of_another)
 
     def absorb(self, past: Past) -> None:
-        """What was served before the first answer that is counted here counts too."""
+        """What was served before the first answer that is counted here counts too.
+
+        Unless another student has begun to serve since.
+        """
         with self._lock:
-            self._tasks[past.task].absorb(past.account)
+            if self._tasks[past.task] is past.present:
+                past.present.absorb(past.account)
+
+    def _of_another(self, answer: Answer) -> bool:
+        """Whether another student had its say, or none where one serves: it ends after a swap."""
+        if answer.task not in self._students:
+            return False
+        student, said = self._students[answer.task], answer.student
+        if said is not None:
+            return said.bundle != student
+        return student is not None and Reason.NO_STUDENT in answer.decision.reasons
 
 
 class Past:
-    """What was served of a task at another time, told by one thread, the oldest first."""
+    """What was served of a task before `present`, told by one thread, the oldest first.
 
-    def __init__(self, task: str, account: Account) -> None:
+    It ends where another student served.
+    """
+
+    def __init__(self, task: str, present: Account, another: Callable[[Answer], bool]) -> None:
         self.task = task
-        self.account = account
+        self.present = present
+        self.account = present.anew()
+        self._another = another
 
     def answered(self, answer: Answer, teacher: Prediction | None, *, fields: bool) -> None:
         """Count an answer, and what its audit said: None where there is none, or was skipped.
 
         `fields`: those of its instance are known.
         """
+        if self._another(answer):
+            self.forget()
+            return
         self.account.answered(answer, fields=fields)
         self.account.judged(answer, teacher)
 

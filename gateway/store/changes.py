@@ -15,19 +15,19 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Self
 
 import orjson
 import structlog
-from sqlalchemy import Connection, Engine, insert, select, update
+from sqlalchemy import Connection, Engine, RowMapping, Text, cast, insert, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from gateway.errors import LogUnavailable, UsageError
-from gateway.store.database import writing
+from gateway.store.database import reading, text_of, writing
 from gateway.store.tables import changes, changes_end
 
 _NOTHING = "0" * 64  # the hash before the first row
@@ -98,7 +98,10 @@ class Anchor:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A change that was noted. `at` is in seconds since the epoch."""
+    """A change that was noted. `at` is in seconds since the epoch.
+
+    `evidence`: None, where what stands there is no JSON any more.
+    """
 
     number: int
     at: float
@@ -108,7 +111,7 @@ class Row:
     old: str | None
     new: str | None
     why: str
-    evidence: Mapping[str, Any]
+    evidence: Mapping[str, Any] | None
     previous: str
     hash: str = ""
 
@@ -162,11 +165,28 @@ class Changes:
 
         Raises LogUnavailable where the database does not take them.
         """
+        return self._append(lambda _: entries)
+
+    def start(self, task: str, serving: str, *, who: str) -> None:
+        """Note that this student serves from now on, where the log knows another, or none.
+
+        Of replicas that start at once the first one notes it. Raises LogUnavailable.
+        """
+
+        def missing(connection: Connection) -> Iterator[Entry]:
+            known = _serving(connection, task)
+            if known != serving:
+                yield Entry(what=What.START, who=who, task=task, old=known, new=serving)
+
+        self._append(missing)
+
+    def _append(self, wanted: Callable[[Connection], Iterable[Entry]]) -> Anchor:
+        """Commit what is wanted when nobody else can move the end."""
         try:
             with self._engine.begin() as connection:
-                end = _lock(connection)
+                before = end = _lock(connection)
                 at = self._clock()
-                for entry in entries:
+                for entry in wanted(connection):
                     row = _next(end, at, entry)
                     connection.execute(insert(changes).values(row.content() | {"hash": row.hash}))
                     end = Anchor(row.number, row.hash)
@@ -177,40 +197,60 @@ class Changes:
                 f"the log of changes cannot be written: {cause}",
                 mend="see that the database of the records can be written, and try again",
             ) from error
-        _log.info("noted in the log of changes", number=end.number, hash=end.hash)
+        if end != before:
+            _log.info("noted in the log of changes", number=end.number, hash=end.hash)
         return end
-
-    def serving(self, task: str) -> str | None:
-        """The student that serves the task, as far as the log knows."""
-        columns = changes.c
-        served = (columns.task == task) & columns.what.in_(_SERVES)
-        query = select(columns.new).where(served).order_by(columns.number.desc())
-        with self._engine.connect() as connection:
-            return connection.scalar(query.limit(1))
 
 
 def latest(
     engine: Engine, limit: int, *, task: str | None = None, since: float | None = None
 ) -> list[Row]:
     """The last changes, the newest first; of that task only, and from that time on."""
-    query = select(changes).order_by(changes.c.number.desc()).limit(limit)
+    query = _ROWS.order_by(changes.c.number.desc()).limit(limit)
     if task is not None:
         query = query.where(changes.c.task == task)
     if since is not None:
         query = query.where(changes.c.at >= since)
-    with engine.connect() as connection:
-        return [Row(**row) for row in connection.execute(query).mappings()]
+    with reading(engine) as connection:
+        return [_row(row) for row in connection.execute(query).mappings()]
 
 
 def verify(engine: Engine, anchor: Anchor | None = None) -> Finding:
     """Hold every row against its hash, its neighbour, the end, and the anchor if there is one."""
     # Both tables are seen as of one moment; a transaction of SQLite is like that by itself.
     level = {"isolation_level": "REPEATABLE READ"} if engine.dialect.name == "postgresql" else {}
-    with engine.execution_options(**level).connect() as connection:
+    with reading(engine.execution_options(**level)) as connection:
         found = connection.execute(select(changes_end)).mappings().one_or_none()
         end = Anchor(found["number"], found["hash"]) if found else None
-        rows = connection.execute(select(changes).order_by(changes.c.number)).mappings()
-        return _held((Row(**row) for row in rows), end, anchor)
+        rows = connection.execute(_ROWS.order_by(changes.c.number)).mappings()
+        return _held(map(_row, rows), end, anchor)
+
+
+# What was altered may be no JSON: it is read as text, and parsed here.
+_ROWS = select(
+    *(column for column in changes.c if column.name != "evidence"),
+    cast(changes.c.evidence, Text).label("evidence"),
+)
+
+
+def _row(found: RowMapping) -> Row:
+    """A row as it stands there, whatever somebody has made of it: no gateway wrote null."""
+    said: dict[str, Any] = {
+        name: text_of(each) if isinstance(each, bytes) else each for name, each in found.items()
+    }
+    try:
+        said["evidence"] = orjson.loads(said["evidence"])
+    except orjson.JSONDecodeError:
+        said["evidence"] = None
+    return Row(**said)
+
+
+def _serving(connection: Connection, task: str) -> str | None:
+    """The student that serves the task, as far as the log knows."""
+    columns = changes.c
+    served = (columns.task == task) & columns.what.in_(_SERVES)
+    query = select(columns.new).where(served).order_by(columns.number.desc())
+    return connection.scalar(query.limit(1))
 
 
 def _lock(connection: Connection) -> Anchor:

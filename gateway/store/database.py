@@ -7,6 +7,8 @@ their records: few connections, each statement bounded in time, a lost server fo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,29 @@ def writing(engine: Engine) -> Engine:
     that reads first and writes later would be refused at once if another wrote in between.
     """
     return engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """A connection that reads text as `text_of` does, so that nothing stored there ends it.
+
+    SQLite takes any bytes as text, and its driver would raise where they are no UTF-8.
+    """
+    with engine.connect() as connection:
+        driver = connection.connection.driver_connection
+        if driver is None or engine.dialect.name != "sqlite":
+            yield connection
+            return
+        usual, driver.text_factory = driver.text_factory, text_of
+        try:
+            yield connection
+        finally:
+            driver.text_factory = usual
+
+
+def text_of(stored: bytes) -> str:
+    """Text that may be no UTF-8; `\ufffd` stands for what is none."""
+    return stored.decode(errors="replace")
 
 
 def _url(where: str | Path) -> URL:

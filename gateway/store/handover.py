@@ -4,12 +4,15 @@ A row is handed over where a teacher answered it, saw it in an audit, or a perso
 it, and where its text was kept. Of a text with the same fields that came more than once the latest
 counts, and a verdict counts more than a teacher.
 
-An example says with which probability its text was seen at all: for certain where one of the times
-it came a teacher answered it, else the chance that an audit's coin fell for one of them. What a
-person picked alone has no such probability: whom people judge, they choose.
+The propensity of an example is the chance that a teacher saw any of the times that it came: each
+had a coin of its own. What a person picked alone has none: whom people judge, they choose.
+
+Where there are audits, the rows speak for all requests by their chances. What a student chose while
+nothing could be audited does not: the requests beside it had no chance at all, so it is left out,
+or has no propensity where a person judged it.
 
 The records may be more than memory holds: they are read a page at a time, the newest first, and
-what has been seen is kept on disk.
+what is known of their texts is kept on disk.
 """
 
 from __future__ import annotations
@@ -68,6 +71,7 @@ class Tally:
     duplicates: int = 0  # an example of the same text and fields is newer
     without_text: int = 0  # the text was not stored
     strange: int = 0  # of heads or labels that the task does not have, any more or yet
+    unaudited: int = 0  # a student chose it, while those that it did not choose had no chance
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,30 +97,31 @@ class Handover:
         scratch = self.folder / ".seen.db"
         try:
             with closing(_Seen(scratch)) as seen:
-                self._note_times(seen)
+                audits = self._has_audits()
+                self._note_chances(seen, audits=audits)
                 self._note_verdicts(seen)
-                for query in (self._taught(), self._judged()):
-                    for row in self._rows(query):
-                        if (example := self._example(row, seen)) is not None:
-                            self.tally.examples += 1
-                            self.tally.verdicts += example.source == GOLD
-                            yield example
+                for row, by_chance in self._handed(audits=audits):
+                    if (example := self._example(row, seen, by_chance=by_chance)) is not None:
+                        self.tally.examples += 1
+                        self.tally.verdicts += example.source == GOLD
+                        yield example
         except sqlite3.Error as error:
             raise OSError(errno.EIO, f"a scratch file beside it: {error}") from error
         finally:
             scratch.unlink(missing_ok=True)
 
-    def _note_times(self, seen: _Seen) -> None:
-        """How often each text came, and the chance that nobody would have seen it."""
-        records = tables.records.c
-        columns = (records.id, records.text_sha256, records.propensity)
-        for row in self._rows(select(*columns).where(records.text.is_not(null()))):
-            seen.came(row["text_sha256"], row["propensity"])
+    def _note_chances(self, seen: _Seen, *, audits: bool) -> None:
+        """The chances of all rows that a teacher might have seen, whether one did or not."""
+        records = tables.records
+        query = select(*_TRACES).where(records.c.text.is_not(null()), records.c.propensity > 0.0)
+        for row in self._rows(query):
+            if not (audits and _alone(row)):
+                seen.came(_key(row), row["propensity"])
 
     def _note_verdicts(self, seen: _Seen) -> None:
         """The last verdict of each text with its fields."""
         records, verdicts = tables.records, tables.verdicts
-        columns = (records.c.id, records.c.text, records.c.fields)
+        columns = (records.c.id, records.c.text_sha256, records.c.fields)
         said = (verdicts.c.id.label("verdict"), verdicts.c.labels.label("verdict_labels"))
         query = select(*columns, *said).select_from(verdicts.join(records))
         for row in self._rows(query.where(records.c.text.is_not(null()), _last_verdict())):
@@ -124,9 +129,8 @@ class Handover:
 
     def _rows(self, query: Select[Any]) -> Iterator[RowMapping]:
         """The rows of the task and the time, the newest first, a page in each transaction."""
-        wanted = Selection(task=self.task, since=self.since, until=self.until)
         column, last = tables.records.c.id, None
-        page = query.where(*wanted.conditions()).order_by(column.desc()).limit(_PAGE)
+        page = query.where(*self._selection().conditions()).order_by(column.desc()).limit(_PAGE)
         while True:
             with self.engine.connect() as connection:
                 after = page if last is None else page.where(column < last)
@@ -136,74 +140,96 @@ class Handover:
                 return
             last = rows[-1]["id"]
 
+    def _handed(self, *, audits: bool) -> Iterator[tuple[RowMapping, bool]]:
+        """The rows to hand over, and whether chance, and no person, has picked them."""
+        for row in self._rows(self._taught()):
+            if not (audits and _alone(row)):
+                yield row, True
+            elif not row["judged"]:
+                self.tally.unaudited += 1
+        for row in self._rows(self._judged()):
+            if not row["taught"] or (audits and _alone(row)):
+                yield row, False
+
     def _taught(self) -> Select[Any]:
         """The rows with a teacher's labels."""
         records, audits = tables.records, tables.audits
         return (
             select(
-                *(records.c[name] for name in _COLUMNS),
+                *_TRACES,
+                *_COLUMNS,
+                _JUDGED.label("judged"),
                 audits.c.teacher_labels.label("audited_labels"),
                 audits.c.teacher_scores.label("audited_scores"),
             )
             .select_from(records.outerjoin(audits))
-            .where(or_(records.c.teacher_labels.is_not(null()), audits.c.record.is_not(null())))
+            .where(or_(_TAUGHT, audits.c.record.is_not(null())))
         )
 
     def _judged(self) -> Select[Any]:
-        """The rows with a verdict, and nothing of a teacher."""
-        records, audits, verdicts = tables.records, tables.audits, tables.verdicts
-        return select(*(records.c[name] for name in _COLUMNS)).where(
-            records.c.teacher_labels.is_(null()),
-            exists().where(verdicts.c.record == records.c.id),
-            not_(exists().where(audits.c.record == records.c.id)),
-        )
+        """The rows with a verdict that no audit has seen."""
+        audited = exists().where(tables.audits.c.record == tables.records.c.id)
+        return select(*_TRACES, *_COLUMNS).where(_JUDGED, not_(audited))
 
-    def _example(self, row: RowMapping, seen: _Seen) -> Example | None:
+    def _has_audits(self) -> bool:
+        joined = tables.records.join(tables.audits)
+        found = select(tables.audits.c.record).select_from(joined)
+        query = select(exists(found.where(*self._selection().conditions())))
+        with self.engine.connect() as connection:
+            return bool(connection.scalar(query))
+
+    def _selection(self) -> Selection:
+        return Selection(task=self.task, since=self.since, until=self.until)
+
+    def _example(self, row: RowMapping, seen: _Seen, *, by_chance: bool) -> Example | None:
         """A row as an example; None, and counted, where it is none."""
-        answered = row["teacher_labels"]
-        audited = row.get("audited_labels")
-        taught = answered is not None or audited is not None
         if row["text"] is None:
             self.tally.without_text += 1
             return None
         key = _key(row)
+        whose = "teacher" if row["taught"] else "audited"
         gold = _labels(self.heads, seen.verdict(key))
-        labels = gold or _labels(self.heads, audited if answered is None else answered)
+        labels = gold or _labels(self.heads, row[f"{whose}_labels"] if by_chance else None)
         if labels is None:
             self.tally.strange += 1
             return None
-        if not seen.first(key):
+        if (chance := seen.first(key)) is None:
             self.tally.duplicates += 1
             return None
-        scores = row.get("audited_scores") if answered is None else row["teacher_scores"]
         return Example(
             text=row["text"],
             labels=labels,
             fields=row["fields"] or {},
             source=GOLD if gold else SOURCE,
-            propensity=seen.chance(row["text_sha256"], row["propensity"]) if taught else None,
-            scores=scores or {},
-            chosen=answered is not None and _ANYWAY.isdisjoint(row["reasons"]),
+            # A row that came since the chances were noted has its own at least.
+            propensity=max(row["propensity"], chance) if by_chance else None,
+            scores=row.get(f"{whose}_scores") or {},
+            chosen=by_chance and _chosen(row),
         )
 
 
-_COLUMNS = (
-    "id",
-    "reasons",
-    "text",
-    "text_sha256",
-    "fields",
-    "propensity",
-    "teacher_labels",
-    "teacher_scores",
+_TAUGHT = tables.records.c.teacher_labels.is_not(null())
+_JUDGED = exists().where(tables.verdicts.c.record == tables.records.c.id)
+_TRACES = (
+    *(tables.records.c[name] for name in ("id", "reasons", "text_sha256", "fields")),
+    *(tables.records.c[name] for name in ("propensity", "auditable")),
+    _TAUGHT.label("taught"),
 )
+_COLUMNS = tuple(tables.records.c[name] for name in ("text", "teacher_labels", "teacher_scores"))
+
+
+def _chosen(row: RowMapping) -> bool:
+    """Whether the teacher answered it for what a student had said."""
+    return bool(row["taught"]) and _ANYWAY.isdisjoint(row["reasons"])
+
+
+def _alone(row: RowMapping) -> bool:
+    """Whether a student chose it while no audit could be made, or nobody kept whether one could."""
+    return _chosen(row) and not row["auditable"]
 
 
 class _Seen:
-    """What is known of texts while they are read: tables in a file of our own.
-
-    A text with its fields goes by its key, a text alone by its hash.
-    """
+    """The texts with their fields that have come, by key, and what is known of each, in a file."""
 
     def __init__(self, path: Path) -> None:
         path.unlink(missing_ok=True)
@@ -213,37 +239,27 @@ class _Seen:
         )  # a scratch file: nobody reads it again
         self._connection.execute("PRAGMA journal_mode = OFF")
         for columns in (
-            "seen (key BLOB PRIMARY KEY)",
-            "times (text TEXT PRIMARY KEY, number INTEGER, missed REAL)",
+            # `chance`: that a teacher saw any request with this text and these fields.
+            "seen (key BLOB PRIMARY KEY, chance REAL, given INTEGER)",
             "verdicts (key BLOB PRIMARY KEY, id TEXT, labels BLOB)",
         ):
             self._connection.execute(f"CREATE TABLE {columns} WITHOUT ROWID")
         self._connection.execute("BEGIN")
 
-    def first(self, key: bytes) -> bool:
-        """Note it; whether it comes for the first time."""
-        found = self._connection.execute("INSERT OR IGNORE INTO seen VALUES (?)", (key,))
-        return found.rowcount == 1
-
-    def came(self, text: str, propensity: float) -> None:
-        """Note that a text came once, and was seen with this probability."""
+    def came(self, key: bytes, propensity: float) -> None:
+        """Note a request that a teacher saw with this chance."""
         self._connection.execute(
-            "INSERT INTO times VALUES (?, 1, ?) ON CONFLICT (text) DO UPDATE "
-            "SET number = number + 1, missed = missed * excluded.missed",
-            (text, 1.0 - propensity),
+            "INSERT INTO seen VALUES (?, ?, 0) "
+            "ON CONFLICT (key) DO UPDATE SET chance = chance + (1.0 - chance) * excluded.chance",
+            (key, propensity),
         )
 
-    def chance(self, text: str, propensity: float) -> float:
-        """The probability that the text was seen at one of the times that it came.
-
-        `propensity` is that of the time in question: it is the only one, or less than all together.
-        """
-        found = self._connection.execute(
-            "SELECT number, missed FROM times WHERE text = ?", (text,)
-        ).fetchone()
-        if found is None or found[0] == 1:  # it came after the others were counted, or once
-            return propensity
-        return 1.0 - float(found[1])
+    def first(self, key: bytes) -> float | None:
+        """The chance that a teacher saw any such request; None when it is asked for again."""
+        row = self._connection.execute("SELECT chance, given FROM seen WHERE key = ?", (key,))
+        chance, given = row.fetchone() or (0.0, False)  # 0: it came since the others were noted
+        self._connection.execute("INSERT OR REPLACE INTO seen VALUES (?, ?, 1)", (key, chance))
+        return None if given else float(chance)
 
     def judged(self, key: bytes, name: str, labels: Mapping[str, Sequence[str]]) -> None:
         """Note a verdict by its id; the last one counts."""
@@ -266,7 +282,7 @@ class _Seen:
 
 def _key(row: RowMapping) -> bytes:
     """What a text with its fields is called."""
-    said = orjson.dumps([row["text"], row["fields"] or {}], option=orjson.OPT_SORT_KEYS)
+    said = orjson.dumps([row["text_sha256"], row["fields"] or {}], option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(said).digest()
 
 

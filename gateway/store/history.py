@@ -7,7 +7,7 @@ money. It is good for counting what was right, and for nothing else.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from sqlalchemy import Engine, RowMapping, select
@@ -34,7 +34,7 @@ _COLUMNS = tuple(
     records.c[name]
     for name in (
         "id", "at", "task", "route", "reason", "score", "labels", "confidences", "student_labels",
-        "fields", "audit_propensity", "audit_uniform", "coin", "auditable",
+        "fields", "audit_propensity", "audit_uniform", "coin", "auditable", "bundle", "reasons",
     )
 )  # fmt: skip
 
@@ -78,6 +78,7 @@ def pages(
 def _remembered(row: RowMapping) -> Remembered:
     confidences = row["confidences"] or {}
     said = _prediction(row["labels"], confidences, row["score"])
+    student = _prediction(row["student_labels"], confidences, row["score"])
     reason = Reason(row["reason"])
     escalated = reason is not Reason.CONFIDENT
     route = Route(row["route"])
@@ -87,8 +88,10 @@ def _remembered(row: RowMapping) -> Remembered:
         instance=Instance("", row["fields"] or {}),
         prediction=said,
         route=route,
-        decision=Decision(escalate=escalated, reason=reason, reasons=(reason,)),
-        student=_prediction(row["student_labels"], confidences, row["score"]),
+        decision=Decision(
+            escalate=escalated, reason=reason, reasons=tuple(map(Reason, row["reasons"]))
+        ),
+        student=None if student is None else replace(student, bundle=row["bundle"]),
         teacher=said if route is Route.TEACHER else None,
         cost=_UNKNOWN,
         stages=Stages(),

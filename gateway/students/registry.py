@@ -20,8 +20,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -84,7 +84,7 @@ class Proposal(BaseModel):
 
 
 class Roles(BaseModel):
-    """Who serves a task. Every bundle that is named lies in the registry.
+    """Who serves a task. Every bundle that is named lies in the registry; `no_student` is none.
 
     `configured` is the bundle that the settings named when this was written: where they name
     another one now, they win. `launched`: when the one that serves got its first requests, in
@@ -198,11 +198,12 @@ class Registry:
     def remember(self, roles: Roles | None) -> None:
         """Replace roles.json, durably; None removes it. Raises SettingsError."""
         path = self._folder / ROLES
+        if roles is not None:
+            with self._anew(path, roles):
+                pass
+            return
         try:
-            if roles is None:
-                path.unlink(missing_ok=True)
-                return
-            self._write(path, roles)
+            path.unlink(missing_ok=True)
         except OSError as error:
             raise _unwritable(path, error) from error
 
@@ -231,36 +232,45 @@ class Registry:
         with self._alone():
             before = self.candidates()
             after = change(before)
-            if after == before:
-                return
-            try:
-                self._write(path, Candidates(names=after))
-            except OSError as error:
-                raise _unwritable(path, error) from error
-
-    def _write(self, path: Path, content: BaseModel) -> None:
-        """Replace a file as a whole, durably. Raises OSError."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=self._folder, prefix=".new-", delete=False) as new:
-            new.write(content.model_dump_json(indent=2).encode() + b"\n")
-            new.flush()
-            os.fsync(new.fileno())
-        Path(new.name).replace(path)
-        sync_folder(self._folder)
+            if after != before:
+                with self._anew(path, Candidates(names=after)):
+                    pass
 
     def replace(self, seen: Roles | None, roles: Roles, *, first: Callable[[], None]) -> None:
         """Replace roles.json, durably, where it says what was `seen`; and `first` do that.
 
         Raises Conflict where another process has changed it since, SettingsError, and what `first`
-        raises; then it is as it was.
+        raises; then it is as it was. Nobody reads the new roles before `first` has done its part.
         """
         with self._alone():
             if self.roles() != seen:
                 raise Conflict(
                     f"another replica has just changed {self.task}", mend="look, and try again"
                 )
-            first()
-            self.remember(roles)
+            with self._anew(self._folder / ROLES, roles):
+                first()
+
+    @contextmanager
+    def _anew(self, path: Path, content: BaseModel) -> Iterator[None]:
+        """Replace a file as a whole, durably, unless what is done meanwhile fails.
+
+        All of it is on the disk before, so that a full one is found there. Raises SettingsError.
+        """
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self._folder, prefix=".new-", delete=False) as new:
+                draft = Path(new.name)
+                new.write(content.model_dump_json(indent=2).encode() + b"\n")
+                new.flush()
+                os.fsync(new.fileno())
+            try:
+                yield
+                draft.replace(path)
+                sync_folder(self._folder)
+            finally:
+                draft.unlink(missing_ok=True)
+        except OSError as error:
+            raise _unwritable(path, error) from error
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -316,6 +326,20 @@ class Registry:
                 continue  # another process has just finished with it
             if stale:
                 shutil.rmtree(each, ignore_errors=True)
+
+
+@contextmanager
+def remembered(wanted: Iterable[tuple[Registry, Roles]]) -> Iterator[None]:
+    """Write the roles of several tasks down; where one cannot, or what follows fails, those before.
+
+    Raises SettingsError.
+    """
+    with ExitStack() as undo:
+        for registry, roles in wanted:
+            undo.callback(registry.remember, registry.roles())
+            registry.remember(roles)
+        yield
+        undo.pop_all()
 
 
 def _arrival(folder: Path) -> tuple[float, str]:

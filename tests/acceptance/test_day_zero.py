@@ -153,7 +153,7 @@ def test_the_first_student_comes_and_goes_while_requests_do(day: Process, tmp_pa
 
     bundle = tiny_bundle(tmp_path)
     admin = ("--admin", day.url)
-    assert "is a candidate" in understudy("students", "add", bundle, *admin).out
+    assert "is added to" in understudy("students", "add", bundle, *admin).out
     assert "previous: no_student" in understudy("students", "swap", bundle.name, *admin).out
     assert day.ask(CONFIDENT)["route"] == "student"
     assert day.ask(UNSURE)["reason"] == "low_confidence"

@@ -20,6 +20,7 @@ from distill import corpus, recipe
 from distill.corpus import Material, collect
 from distill.progress import Narrator
 from distill.workspace import Workspace
+from gateway.contract import examples
 from gateway.contract.examples import Example
 from gateway.errors import DataError
 from tests.factories import TASK, tiny_bundle
@@ -166,6 +167,27 @@ def test_a_test_file_without_labels_is_labelled_by_the_teacher_too(tmp_path: Pat
     material, _ = gather(tmp_path, orders, teacher=teacher)
     assert {each.text for each in material.splits.test} == {each["text"] for each in texts[45:]}
     assert all(each.labels for each in material.splits.test)
+
+
+def test_a_test_file_of_its_own_is_not_thinned_by_the_chances_of_other_rows(
+    tmp_path: Path,
+) -> None:
+    def example(number: int) -> Example:
+        said = row(number)
+        return Example(
+            said["text"],
+            {"intent": said["intent"], "flags": tuple(said["flags"])},
+            source="teacher",
+            propensity=0.5 if number % 2 else 1.0,
+        )
+
+    examples.write(tmp_path / "handed.jsonl", [example(number) for number in range(45)])
+    gold = write(tmp_path, "jsonl", [row(number) for number in range(45, ROWS)], name="test")
+    heads = {name: head | LISTED[name] for name, head in HEADS.items()}
+    material, _ = gather(tmp_path, plan(tmp_path, "handed.jsonl", test=gold, heads=heads))
+    assert len(material.splits.test) == 15
+    held_out = len(material.splits.calibration) + len(material.splits.certification)
+    assert held_out < 45 - len(material.splits.train)
 
 
 def test_gold_labels_are_needed_where_there_is_no_teacher(tmp_path: Path) -> None:

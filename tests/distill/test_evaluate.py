@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -99,6 +99,18 @@ def test_the_student_alone_and_the_system_are_counted_by_hand(case: Case) -> Non
     assert found.system_accuracy_at_10 == 0.5  # a tenth of four rows is no row
     # Undetected after 1, 2, 3, 4 rows: 0, 1/4, 1/4, 2/4.
     assert found.augrc == pytest.approx(0.25)
+
+
+def test_where_the_teacher_said_nothing_usable_it_is_wrong(case: Case) -> None:
+    assert case.teacher is not None
+    case.teacher = replace(case.teacher, answered=np.array([False, True, True, False]))
+    found, _ = case.measure()
+    intent = found.heads[0]
+    assert found.teacher_accuracy == intent.teacher_accuracy == 0.5
+    # The first row is the student's, which is right; the last is the teacher's, who is silent.
+    assert found.system_accuracy == 0.5
+    assert intent.agreement == 0.25  # of the rows with an answer, the third
+    assert intent.teacher_macro_f1 == 1.0  # of the second and the third, where it is right
 
 
 def test_each_head_is_measured_by_itself(case: Case) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,21 @@ import orjson
 import pytest
 import yaml
 
-from distill import interview, pipeline, recipe
-from distill.corpus import collect
+from distill import beliefs, interview, pipeline, recipe
+from distill.corpus import Material, collect
 from distill.data import sources
+from distill.data.provenance import DataProvenance
+from distill.data.split import Splits
 from distill.demo import tickets
 from distill.progress import Narrator
 from distill.workspace import Workspace
 from gateway.contract import examples
 from gateway.contract.bundle import Bundle, open_bundle
+from gateway.contract.manifest import Head, HeadKind, Task
 from gateway.errors import RecipeError, StageFailed
 from tests.acceptance import shop as shops
 from tests.acceptance.command import Ran, understudy
+from tests.distill.test_recipe import SMALLEST
 from tests.gateway.teachers.chat_server import Body, ChatServer, Reply, completion
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pipeline")]
@@ -227,6 +231,28 @@ def manifest_id(folder: Path) -> str:
     return open_bundle(folder / "bundles" / "student").id
 
 
+def test_a_test_text_without_a_usable_answer_leaves_the_teacher_measured(tmp_path: Path) -> None:
+    """Of a teacher that was asked for all; else nothing is said of it."""
+    head = Head(name="urgency", kind=HeadKind.CHOICE, labels=("high", "low"))
+    task = Task(name="tickets", heads=(head,))
+    said = examples.Example("a", {"urgency": "low"}, scores={"urgency": {"low": 1.0}})
+    silent = examples.Example("b", {"urgency": "low"})
+    logits = beliefs.of(task, [said, silent]).logits
+    splits = Splits((), (), (), (said, silent), ())
+    told = DataProvenance({}, {}, {}, 0, 0, 0, ())
+    material = Material("data", task, "gold", splits, told, {}, asked="large")
+    orders = recipe.parse(yaml.safe_load(SMALLEST), path=tmp_path / recipe.FILE_NAME)
+    job = pipeline._Job(orders, Workspace(tmp_path), QUIET, material, None, {})
+    found = pipeline._teachers_opinion(job, None, logits)
+    assert found is not None
+    assert found.answered is not None
+    assert found.answered.tolist() == [True, False]
+    handed = replace(job, recipe=orders.handed(tmp_path / "handover.jsonl"))
+    assert pipeline._teachers_opinion(handed, None, logits) is None  # nobody asked it for those
+    job = replace(job, material=replace(material, asked=None))
+    assert pipeline._teachers_opinion(job, None, logits) is None
+
+
 def test_a_limit_on_calls_whose_price_nobody_knows_is_refused(
     tmp_path: Path, base: Path, chat: Chat
 ) -> None:
@@ -237,7 +263,7 @@ def test_a_limit_on_calls_whose_price_nobody_knows_is_refused(
     with pytest.raises(RecipeError, match=r"teacher\.max_usd cannot be kept") as refused:
         pipeline.distill(recipe.load(path), Workspace(tmp_path), QUIET)
     assert "prices.teacher_usd_per_1000" in refused.value.mend
-    assert len(chat.asked) <= 2
+    assert len(chat.asked) <= 3  # texts go alone, and the one that it talks about is asked twice
 
 
 def test_a_teacher_that_only_talks_is_given_up_after_twenty_texts(
@@ -266,23 +292,26 @@ def test_a_teacher_that_takes_nothing_is_asked_ever_more_seldom_and_then_given_u
     path.write_text(yaml.safe_dump(content))
     orders = recipe.load(path)
     chat.limited = True
-    with pytest.raises(StageFailed, match="the teacher stays down") as given_up:
+    with pytest.raises(StageFailed, match="the teacher takes no more") as given_up:
         interview.hold(orders, sources.read(orders), Workspace(tmp_path), QUIET, sleep=sleep)
     assert "answers are kept" in given_up.value.mend
-    assert pauses == [1, 2, 4, 8, 16, 30, 30, 30]
-    assert len(chat.asked) == 9
+    assert pauses == [1, 2, 4, 8, 16, *[30] * 19]  # 601 seconds, in which nothing is answered
+    assert len(chat.asked) == 25
 
 
 def test_a_line_that_a_kill_cut_short_is_asked_again(tmp_path: Path) -> None:
     whole = interview.Answer({"urgency": "low", "risk": ("a",)}, {"urgency": {"low": 0.9}}, 220)
+    dark = interview.Answer(None, {}, 0, unknown=1)
     with interview.Book(tmp_path) as book:
         book.keep("one", whole)
-        book.keep("two", interview.Answer(None, {}, None))
+        book.keep("two", dark)
+        book.charge(30, 2)
     path = tmp_path / interview.ANSWERS
     path.write_bytes(path.read_bytes() + b'{"key": "three", "lab')
     with interview.Book(tmp_path) as book:
-        assert book.answers == {"one": whole, "two": interview.Answer(None, {}, None)}
-        assert book.bill == "cost $0.0002, and 1 calls of unknown cost"
+        assert book.answers == {"one": whole, "two": dark}
+        assert (book.cost, book.unknown, book.dearest) == (250, 3, 220)
+        assert book.bill == "cost $0.0003, and 3 calls of unknown cost"
         book.keep("three", whole)
     with interview.Book(tmp_path) as book:
         assert list(book.answers) == ["one", "two", "three"]

@@ -302,3 +302,20 @@ def test_the_hint_is_the_nearest_word_or_all_words() -> None:
     assert recipe.hint("categry", ["category", "text"]) == "; did you mean 'category'?"
     assert recipe.hint("zzz", ["category", "text"]) == "; known are category, text"
     assert recipe.hint("zzz", []) == ""
+
+
+def test_a_skill_that_looks_at_a_student_is_refused_where_there_is_none() -> None:
+    ask = {
+        "ensemble": {
+            "mode": "first",
+            "members": {"a": {"scripted": {}}, "b": {"scripted": {}}},
+            "default": "a",
+            "skills": [{"member": "b", "when": {"name": "court", "text": "court"}}],
+        }
+    }
+    content = yaml.safe_load(SMALLEST) | {"teacher": {"ask": ask}}
+    assert recipe.parse(content, path=Path("recipe.yaml")).teacher.ask is not None
+    when = {"name": "refunds", "head": "category", "labels": ["refund"]}
+    ask["ensemble"]["skills"] = [{"member": "b", "when": when}]
+    with pytest.raises(RecipeError, match="the skill 'refunds' looks at what a student says"):
+        recipe.parse(content, path=Path("recipe.yaml"))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 import yaml
 from sqlalchemy import Engine, delete
+from structlog.testing import capture_logs
 
 from gateway.api.auth import new_key
 from gateway.reload import fingerprint
@@ -44,6 +45,26 @@ def rows(engine: Engine) -> list[Row]:
     """The log, the oldest first; it holds."""
     assert verify(engine).flaw is None
     return latest(engine, 100)[::-1]
+
+
+def change(
+    folder: Path,
+    *,
+    student: Path | None = None,
+    deadline_ms: int | None = None,
+    keys: Sequence[Mapping[str, str]] | None = None,
+) -> None:
+    """Write other settings into the file."""
+    path = folder / "understudy.yaml"
+    document = yaml.safe_load(path.read_text())
+    task = document["tasks"][TASK.name]
+    if student is not None:
+        task["student"]["bundle"] = str(student)
+    if deadline_ms is not None:
+        task["deadline_ms"] = deadline_ms
+    if keys is not None:
+        document["keys"] = list(keys)
+    path.write_text(yaml.safe_dump(document))
 
 
 def serving(client: Client) -> str:
@@ -97,7 +118,7 @@ def test_a_reload_says_which_keys_and_whose_student_it_changed(
 
 
 def test_a_change_is_not_made_where_the_log_cannot_be_written_but_for_a_rollback(
-    client: Client, engine: Engine, other: Parts
+    client: Client, engine: Engine, other: Parts, tmp_path: Path
 ) -> None:
     client.post(STUDENTS, content=other.tar(), headers=TAR)
     client.post(SWAP, json={"bundle": other.folder})
@@ -105,13 +126,39 @@ def test_a_change_is_not_made_where_the_log_cannot_be_written_but_for_a_rollback
         connection.execute(delete(changes_end))
     swap = client.post(SWAP, json={"bundle": client.gateway.successions[TASK.name].roles.previous})
     assert (swap.status_code, swap.json()["code"]) == (503, "log_unavailable")
+    change(tmp_path, student=tiny_bundle(tmp_path / "newer", seed=2))
     reload = client.post(RELOAD)
     assert (reload.status_code, reload.json()["code"]) == (503, "log_unavailable")
     assert serving(client) == other.folder
+    succession = client.gateway.successions[TASK.name]
+    assert succession.registry.roles() == succession.roles  # nor is it found after a restart
     assert client.gateway.generation == 1
     assert client.post(ROLLBACK).status_code == 200
     assert serving(client) != other.folder
     assert [row.what for row in latest(engine, 100)] == ["swap", "start"]
+
+
+def test_a_key_is_revoked_although_the_log_cannot_be_written(
+    client: Client, engine: Engine, tmp_path: Path
+) -> None:
+    secret, digest = new_key("ops")
+    key = {"authorization": f"Bearer {secret}"}
+    keys = [
+        {"name": name, "sha256": each, "role": "admin"}
+        for name, each in (("ops", digest), ("gone", "0" * 64))
+    ]
+    change(tmp_path, keys=keys)
+    assert client.post(RELOAD).json()["applied"] == ["keys"]
+    with engine.begin() as connection:
+        connection.execute(delete(changes_end))
+    change(tmp_path, keys=keys[:1])
+    with capture_logs() as logs:
+        assert client.post(RELOAD, headers=key).json()["applied"] == ["keys"]
+    assert [each.name for each in client.gateway.settings.keys] == ["ops"]
+    assert "a change is not in the log" in [line["event"] for line in logs]
+    change(tmp_path, keys=[], deadline_ms=500)  # more than keys: all of it waits for the log
+    assert client.post(RELOAD, headers=key).status_code == 503
+    assert [each.name for each in client.gateway.settings.keys] == ["ops"]
 
 
 def test_a_student_that_changed_between_two_runs_is_noted_at_the_start(

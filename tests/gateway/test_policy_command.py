@@ -12,7 +12,8 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from gateway.api.schemas import in_words
-from gateway.contract import bundle, certificate
+from gateway.contract import bundle, certificate, examples
+from gateway.contract.examples import Example, Label
 from gateway.contract.measures import upper_bound
 from tests.conftest import Client, Opener
 from tests.factories import CONFIDENT, UNSURE, settings_file, tiny_bundle
@@ -243,7 +244,7 @@ def test_a_replay_of_records_says_what_their_labels_leave_out(
     config = settings_file(tmp_path)
     assert simulated(understudy, config, data)["labelled"] == 1
     ran = understudy("policy", "simulate", "--data", data, "--config", config)
-    assert "note: records have labels where they were escalated" in ran.out
+    assert "note: rows have labels where they were escalated" in ran.out
     assert "undetected error │ - (0)" in " ".join(ran.out.split())
     assert "at most, with 95% confidence │ -" in " ".join(ran.out.split())
     assert "requests without an undetected error" not in ran.out
@@ -307,6 +308,23 @@ def test_a_certificate_is_issued_and_then_holds(
     assert serving["certificate_void"] is None
     assert (serving["threshold"], serving["certificate"]["rows"]) == (0.0, 400)
     assert serving["certificate"]["expires_at"] == issued.expires_at.isoformat()
+
+
+def test_what_was_handed_over_of_escalations_proves_nothing(
+    understudy: Command, tmp_path: Path
+) -> None:
+    """500 escalated texts, all labelled as the student has them: no error of its own is there."""
+    labels: dict[str, Label] = {"intent": "refund", "flags": ()}
+    data = tmp_path / "handed.jsonl"
+    rows = [Example(f"{CONFIDENT} {n}", labels, source="teacher", chosen=True) for n in range(500)]
+    examples.write(data, rows)
+    config = settings_file(tmp_path)
+    ran = certify(understudy, config, data, tmp_path / "certificate.json")
+    assert (ran.status, "only because they were escalated" in ran.err) == (2, True)
+    assert not (tmp_path / "certificate.json").exists()
+    found = simulated(understudy, config, data)
+    assert (found["labelled"], found["chosen_rows"]) == (500, True)
+    assert (found["undetected_error"], found["upper_bound"]) == (None, None)
 
 
 def test_all_claims_are_proven_on_the_same_policy(understudy: Command, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -100,6 +100,13 @@ class Stage:
         canary = self.gateway.tasks[TASK.name].canary
         return None if canary is None else canary.share
 
+    @property
+    def counted(self) -> bool:
+        """Whether the served error of the student that serves has its first answer."""
+        served = self.gateway.quality.served(TASK.name)
+        assert served is not None
+        return served.since is not None
+
     async def ask(self) -> list[Answer]:
         """The answers to all texts, each of which goes to one of the two students."""
         said = await self.gateway.answer(None, [Instance(text) for text in TEXTS], Asked())
@@ -165,6 +172,11 @@ def during(
     return rows
 
 
+def evidence(row: Row) -> Mapping[str, Any]:
+    assert row.evidence is not None
+    return row.evidence
+
+
 def told(rows: list[Row]) -> list[tuple[str, str, str | None]]:
     """What was done, by whom, and to which bundle, after the start."""
     return [(row.what, row.who, row.new) for row in rows[1:]]
@@ -213,10 +225,13 @@ def test_a_proved_candidate_takes_its_steps_and_then_serves(tmp_path: Path) -> N
         assert stage.at == 1.0
         assert stage.roles.serving == old
         assert intents(await stage.ask()) == {"fraud"}
+        assert stage.counted
         await stage.after(600.0)
         assert stage.at is None
         assert (stage.roles.serving, stage.roles.previous) == (stage.candidate, old)
+        assert not stage.counted  # its served error is its own
         assert intents(await stage.ask()) == {"fraud"}
+        assert stage.counted
         change = await stage.succession.roll_back(by="bob")
         assert (change.serving, change.previous) == (old, stage.candidate)
         assert intents(await stage.ask()) == {"refund"}
@@ -227,10 +242,10 @@ def test_a_proved_candidate_takes_its_steps_and_then_serves(tmp_path: Path) -> N
         ("promote", "ann", name), ("step", "canary", name), ("takeover", "canary", name),
         ("rollback", "bob", old), ("freeze", "bob", None),
     ]  # fmt: skip
-    assert (rows[1].why, rows[1].evidence["share"]) == ("it is better", 0.25)
-    assert rows[1].evidence["verdict"]["decision"] == "promote"
-    assert rows[1].evidence["verdict"]["findings"][0]["pairs"] == 300
-    assert rows[2].evidence["rows"] >= 5
+    assert (rows[1].why, evidence(rows[1])["share"]) == ("it is better", 0.25)
+    assert evidence(rows[1])["verdict"]["decision"] == "promote"
+    assert evidence(rows[1])["verdict"]["findings"][0]["pairs"] == 300
+    assert evidence(rows[2])["rows"] >= 5
 
 
 def test_an_override_is_made_with_a_reason_and_noted_as_one(tmp_path: Path) -> None:
@@ -244,7 +259,7 @@ def test_an_override_is_made_with_a_reason_and_noted_as_one(tmp_path: Path) -> N
             await stage.rollout.promote("another", by="ann", override=True, why="me too")
 
     (_, row) = during(tmp_path, work)
-    assert (row.what, row.why, row.evidence["verdict"]["decision"]) == (
+    assert (row.what, row.why, evidence(row)["verdict"]["decision"]) == (
         "override", "the sale", "hold",
     )  # fmt: skip
 
@@ -272,7 +287,7 @@ def test_a_second_person_approves_what_the_first_proposed(tmp_path: Path) -> Non
 
     rows = during(tmp_path, work, again=again, promotion={"second_person": True})
     assert [(what, who) for what, who, _ in told(rows)] == [("promote", "ann"), ("approve", "bob")]
-    assert rows[1].evidence["waits_for"] == "a second person"
+    assert evidence(rows[1])["waits_for"] == "a second person"
 
 
 def test_a_rollback_ends_the_canary_and_freezes_promotion_until_somebody_has_looked(

@@ -24,6 +24,8 @@ from gateway.errors import (
     SettingsError,
     UnderstudyError,
 )
+from gateway.store.changes import latest
+from gateway.store.database import open_database
 from gateway.students.registry import ROLES, Registry
 from gateway.succession import Succession
 from gateway.types import Answer, Instance, Route, Terms
@@ -180,6 +182,46 @@ def test_settings_that_name_another_bundle_win_at_the_next_start(tmp_path: Path)
         assert succession.registry.roles() == roles
 
     during(tmp_path, work, again=again, student=link)
+
+
+def test_a_restart_that_names_the_bundle_which_serves_already_keeps_the_way_back(
+    tmp_path: Path,
+) -> None:
+    new = tiny_bundle(tmp_path / "bundles", seed=1)
+    names: list[str] = []
+
+    async def work(_gateway: Gateway, succession: Succession) -> None:
+        names.append(succession.roles.serving)
+        await succession.swap(await add(succession, new), by="test")
+
+    async def again(_gateway: Gateway, succession: Succession) -> None:
+        roles = succession.roles
+        assert (roles.configured, roles.serving, roles.previous) == (new.name, new.name, names[0])
+        assert succession.registry.roles() == roles
+        assert (await succession.roll_back(by="test")).serving == names[0]
+        roles = roles.model_copy(update={"previous": new.name})
+        succession.registry.remember(roles)  # as a version wrote it that lost the way back
+
+    async def lost(_gateway: Gateway, succession: Succession) -> None:
+        with pytest.raises(BundleMissing, match="no previous bundle"):
+            await succession.roll_back(by="test")
+
+    during(tmp_path, work)
+    during(tmp_path, again, again=lost, student=new)
+
+
+def test_a_start_that_fails_leaves_the_roles_as_they_were(tmp_path: Path) -> None:
+    async def work(_gateway: Gateway, succession: Succession) -> None:
+        name = await add(succession, tiny_bundle(tmp_path / "new", seed=1))
+        await succession.swap(name, by="test")
+
+    during(tmp_path, work)
+    path = tmp_path / "students" / TASK.name / ROLES
+    before = path.read_bytes()
+    third = tiny_bundle(tmp_path / "bundles", seed=3)
+    with pytest.raises(SettingsError, match="operating_point"):
+        during(tmp_path, work, student=third, tickets={"student": {"operating_point": "none"}})
+    assert path.read_bytes() == before
 
 
 def test_who_only_looks_writes_nothing(tmp_path: Path) -> None:
@@ -347,6 +389,9 @@ def test_roles_that_cannot_be_written_leave_everything_as_it_was(tmp_path: Path)
         with pytest.raises(SettingsError, match=r"registry\.path"):
             await succession.swap(name, by="test")
         assert succession.roles.serving == old
+        engine = open_database(tmp_path / "records.db")
+        assert [row.what for row in latest(engine, 9)] == ["start"]  # nor is it in the log
+        engine.dispose()
         assert (await ask(gateway)).route is Route.STUDENT
 
     during(tmp_path, work)

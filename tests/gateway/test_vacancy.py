@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import yaml
 
-from gateway import settings
+from gateway import cores, settings
 from gateway.assembly import Gateway, open_gateway
 from gateway.contract import archive
+from gateway.contract.bundle import open_bundle
 from gateway.contract.manifest import Head, HeadKind, Task
 from gateway.drills import drill
 from gateway.drills.findings import Kind
-from gateway.errors import BundleMismatch, SettingsError, Unanswered, UnderstudyError
+from gateway.errors import BundleMismatch, BundleMissing, SettingsError, Unanswered, UnderstudyError
 from gateway.reload import reload
 from gateway.students.vacancy import NO_STUDENT
 from gateway.succession import Succession
@@ -189,6 +190,66 @@ def again_without(bundle: str) -> Work:
         assert (await ask(gateway)).route is Route.STUDENT
 
     return work
+
+
+def test_nothing_that_runs_takes_away_what_a_restart_needs(tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path)
+
+    async def work(gateway: Gateway, succession: Succession) -> None:
+        write(tmp_path, heads=None)
+        with pytest.raises(SettingsError, match="nothing says what the task decides"):
+            await reload(gateway, by="test")
+        write(tmp_path, heads=None, student={"bundle": str(bundle)})
+        await reload(gateway, by="test")
+        assert (succession.roles.serving, succession.roles.previous) == (bundle.name, NO_STUDENT)
+        (tmp_path / bundle.name).rename(tmp_path / "elsewhere")  # the registry has it
+        for leave in (succession.roll_back(by="test"), succession.swap(NO_STUDENT, by="test")):
+            with pytest.raises(BundleMissing):
+                await leave
+        assert (await ask(gateway)).route is Route.STUDENT
+
+    during(write(tmp_path), work)
+
+
+def test_the_student_that_serves_is_tuned_and_says_what_is_handed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cores, "available", lambda: 1)
+    named = Task(
+        name=TASK.name,
+        heads=(
+            Head(name="intent", kind=HeadKind.CHOICE, labels=("back", "fraud", "rest")),
+            TASK.heads[1],
+        ),
+    )
+    first, second = tiny_bundle(tmp_path), tiny_bundle(tmp_path, task=named)
+    script = {"scripted": {"delay_ms": 0}}  # it says the first label of each head
+    path = write(tmp_path, student={"bundle": str(first)}, teacher=script, heads=None)
+    content = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump(content | {"records": {"text": "full"}}))
+    config, out = ("--config", path), tmp_path / "rows.jsonl"
+
+    async def filled(gateway: Gateway, succession: Succession) -> None:
+        await asyncio.to_thread(succession.registry.keep, second)
+        await succession.swap(second.name, by="test")
+        await ask(gateway, UNSURE)
+
+    async def emptied(_gateway: Gateway, succession: Succession) -> None:
+        await succession.swap(NO_STUDENT, by="test")
+
+    def handed() -> tuple[int, int, str]:
+        told = json.loads(understudy("handover", *config, "--out", out, "--json").out)
+        label = json.loads(out.read_text())["labels"]["intent"]
+        return told["examples"], told["unaudited"], label
+
+    during(path, filled)
+    assert handed() == (1, 0, "back")
+    assert understudy("tune", *config, "--seconds", "0.1").status == 0
+    tuned = json.loads((tmp_path / "understudy.tuned.json").read_text())["bundles"]
+    assert list(tuned) == [open_bundle(second).id]
+    during(path, emptied)
+    assert handed() == (1, 0, "back")  # it served last, and no settings name another
+    assert "nothing to tune" in understudy("tune", *config).err
 
 
 def test_the_commands_say_that_there_is_no_student(tmp_path: Path) -> None:

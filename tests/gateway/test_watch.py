@@ -82,8 +82,8 @@ def rows(folder: Path) -> list[tuple[str, str, str | None]]:
     return found[::-1]
 
 
-def watch_of(gateway: Gateway) -> dict[str, Any]:
-    found = stats_of(gateway).tasks[TASK.name].watch
+async def watch_of(gateway: Gateway) -> dict[str, Any]:
+    found = (await stats_of(gateway)).tasks[TASK.name].watch
     assert found is not None
     return found.model_dump()
 
@@ -97,7 +97,7 @@ def test_an_alarm_lets_the_previous_student_serve_and_opens_an_incident(tmp_path
         await succession.swap(names[0], by="test")
         await ask_often(gateway, succession, times=3)
         assert succession.roles.serving == names[0]
-        assert watch_of(gateway)["alarms"]["error"]["level"] == "warn"
+        assert (await watch_of(gateway))["alarms"]["error"]["level"] == "warn"
         assert (await ask(gateway)).audit_uniform == 1.0
         await ask_often(gateway, succession, times=1)
         roles = succession.roles
@@ -105,7 +105,7 @@ def test_an_alarm_lets_the_previous_student_serve_and_opens_an_incident(tmp_path
         assert roles.frozen is not None
         assert roles.frozen.student == names[0]
         assert roles.frozen.why == f"{names[0]}: error is above its limit of 0.1 (100.0% of 4 rows)"
-        shown = watch_of(gateway)
+        shown = await watch_of(gateway)
         assert shown["incident"]["why"] == roles.frozen.why
         assert shown["alarms"]["error"] == {
             "level": "calm", "limit": 0.1, "share": None, "rows": 0, "statistic": 0.0, "bar": 200.0,
@@ -113,7 +113,7 @@ def test_an_alarm_lets_the_previous_student_serve_and_opens_an_incident(tmp_path
 
     async def again(gateway: Gateway, succession: Succession) -> None:
         assert succession.roles.frozen is not None  # until somebody has looked
-        assert watch_of(gateway)["incident"]["student"] == names[0]
+        assert (await watch_of(gateway))["incident"]["student"] == names[0]
         # What serves is no better: its alarm may not send it to the one that was sent away.
         await ask_often(gateway, succession, times=5)
         assert succession.roles.serving == Reason.NO_STUDENT
@@ -133,7 +133,7 @@ def test_without_a_previous_student_the_teacher_answers_everything(tmp_path: Pat
         await ask_often(gateway, succession, times=4)
         assert (await ask(gateway)).route is Route.TEACHER
         assert succession.roles.previous == name  # a person may let it serve again
-        assert watch_of(gateway)["alarms"] == {}
+        assert (await watch_of(gateway))["alarms"] == {}
 
     during(tmp_path, work, tickets=ALARMED)
 
@@ -173,16 +173,16 @@ def test_a_warning_doubles_the_audits_until_it_is_calm(tmp_path: Path) -> None:
         for _ in range(3):
             succession.watch.audited(audit(replace(drawn, coin=Coin.UNIFORM), _other(said)))
         assert (await ask(gateway)).audit_uniform == 0.5
-        assert watch_of(gateway)["audits_doubled"] is True
+        assert (await watch_of(gateway))["audits_doubled"] is True
         for _ in range(40):
             succession.watch.audited(audit(replace(drawn, coin=Coin.UNIFORM), said))
         assert (await ask(gateway)).audit_uniform == 0.25
-        assert watch_of(gateway)["audits_doubled"] is False
+        assert (await watch_of(gateway))["audits_doubled"] is False
         for _ in range(5):
             succession.watch.audited(audit(replace(drawn, coin=Coin.UNIFORM), _other(said)))
-        assert watch_of(gateway)["alarms"]["error"]["level"] == "alarm"
+        assert (await watch_of(gateway))["alarms"]["error"]["level"] == "alarm"
         assert (await ask(gateway)).route is Route.STUDENT  # this one is only shown
-        assert watch_of(gateway)["incident"] is None
+        assert (await watch_of(gateway))["incident"] is None
 
     warned = {"audit": {"share": 0.25}, "alarms": ALARMED["alarms"] | {"action": "none"}}
     agreeing = {"scripted": {"labels": {"intent": "refund"}}}
@@ -334,13 +334,13 @@ def test_a_stale_certificate_escalates_everything_where_the_settings_say_so(
         for number in range(3000):
             scored = replace(said, score=0.95 if number < 1500 else 0.91)
             succession.watch.answered(replace(confident(number), student=scored))
-        assert watch_of(gateway)["certificate_stale"] is True
-        assert standing(gateway) == (None, True)
+        assert (await watch_of(gateway))["certificate_stale"] is True
+        assert await standing(gateway) == (None, True)
         assert (await ask(gateway)).route is Route.STUDENT
 
         settings_file(tmp_path, tickets={"drift": {"certificate": "escalate"}})
         await reload(gateway, by="a test")
-        assert standing(gateway) == ("stale", False)
+        assert await standing(gateway) == ("stale", False)
         answer = await ask(gateway)
         assert answer.route is Route.TEACHER
         assert (answer.decision.reason, answer.decision.detail) == (Reason.NO_CERTIFICATE, "stale")
@@ -350,13 +350,13 @@ def test_a_stale_certificate_escalates_everything_where_the_settings_say_so(
 
         settings_file(tmp_path, tickets={"drift": {"enabled": False}})
         await reload(gateway, by="a test")
-        assert standing(gateway) == (None, True)
+        assert await standing(gateway) == (None, True)
 
     during(tmp_path, work)
 
 
-def standing(gateway: Gateway) -> tuple[str | None, bool]:
+async def standing(gateway: Gateway) -> tuple[str | None, bool]:
     """Why the certificate does not hold, and whether it does."""
-    serving = stats_of(gateway).tasks[TASK.name].serving
+    serving = (await stats_of(gateway)).tasks[TASK.name].serving
     assert serving is not None
     return serving.certificate_void, validities(gateway)[TASK.name].valid

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from distill import recipe
 from gateway import document
+from gateway.api.feedback import FeedbackRequest
 from gateway.api.schemas import PredictRequest, ProblemReply, Result
 from gateway.cli import app
 from gateway.errors import RecipeError, SettingsError
@@ -38,6 +39,7 @@ _SHAPES: dict[str, type[BaseModel]] = {
     "score": Result,
     "input": PredictRequest,
     "inputs": PredictRequest,
+    "record": FeedbackRequest,
 }
 
 
@@ -73,10 +75,13 @@ def _parse(arguments: list[str]) -> None:
 
 
 def _with(base: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
-    """`part` laid over `base`, key by key at the first level and at that of `data`."""
+    """`part` laid over `base`, key by key: at the first level, that of `data`, and in each task."""
     merged = base | part
     if isinstance(base.get("data"), dict) and "data" in part:
         merged["data"] = base["data"] | part["data"]
+    if "tasks" in part:
+        (usual,) = base["tasks"].values()
+        merged["tasks"] = {name: usual | task for name, task in part["tasks"].items()}
     return merged
 
 

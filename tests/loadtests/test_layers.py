@@ -20,6 +20,9 @@ def test_every_part_is_measured(
     printed = json.loads(capsys.readouterr().out)
     found = {part: microseconds for part, _, microseconds in printed["parts"]}
     assert all(printed["decision"][part] > 0 for part in ("confident", "escalated", "student"))
+    costs = printed["decision"]
+    assert costs["whole"] == costs["escalated"] + costs["reading"]
+    assert costs["share"] == costs["whole"] / costs["student"]
     assert {"key", "tokenise", "ONNX Runtime, one text", "policy", "reply"} <= found.keys()
     assert all(microseconds > 0 for microseconds in found.values())
     assert layers.main(["--bundle", str(tmp_path / "none")]) == 2

@@ -57,6 +57,26 @@ def test_rows_of_no_known_chance_teach_for_themselves_and_measure_nothing() -> N
     assert chances.smallest(picked) == 1.0
 
 
+def test_the_rarest_counts_also_where_all_of_its_kind_are_learnt_from() -> None:
+    """Held-out rows of escalations alone say nothing of the rest: they are a tenth of it."""
+    sent = rows(2000, 1.0, "sent")
+    even = chances.evened(Splits(rows(9, 0.1, "audited"), sent, sent, sent, ()), seed=0)
+    for part in (even.calibration, even.certification, even.test):
+        assert abs(len(part) - 200) < 54  # four standard deviations of a binomial
+    with pytest.raises(DataError, match="no row is left for calibration"):
+        chances.evened(Splits(rows(1, 1e-9, "audited"), sent, sent, sent, ()), seed=0)
+
+
+def test_a_test_set_with_a_file_of_its_own_is_thinned_by_itself_alone() -> None:
+    mixed, gold = (*rows(2000, 1.0, "sent"), *rows(100, 0.1, "audited")), rows(50, 1.0, "gold")
+    even = chances.evened(Splits(mixed, mixed, mixed, gold, ()), seed=0, own_test=True)
+    assert even.test == gold
+    assert len(even.certification) < 400
+    other = chances.evened(Splits(gold, gold, gold, mixed, ()), seed=0, own_test=True)
+    assert (other.calibration, other.certification) == (gold, gold)
+    assert abs(len(other.test) - 300) < 54
+
+
 def test_nothing_left_to_measure_is_refused() -> None:
     one, audited = rows(1, 1.0, "sent"), rows(1, 1e-9, "audited")
     with pytest.raises(DataError, match="no row is left for calibration") as refused:

@@ -48,7 +48,7 @@ def test_keys_lead_to_text_labels_scores_and_all_else(tmp_path: Path) -> None:
     found, (example,) = convert(tmp_path, [row], shape)
     assert example == Example(
         "where is it?",
-        {"intent": "order", "risk": ("legal", "fraud")},
+        {"intent": "order", "risk": ("fraud", "legal")},
         {"amount": 12.5},
         "7",
         source="teacher",
@@ -232,3 +232,43 @@ def test_the_command_tells_what_came_of_it(tmp_path: Path) -> None:
     shown = json.loads(understudy(*asked, "--json").out)
     assert shown["labels"] == {"output": {"x": 1}}
     assert shown["unusable"] == {"3": "there is no label of the head 'output'"}
+
+
+def test_what_only_looks_like_a_request_of_ours_is_unusable(tmp_path: Path) -> None:
+    def asked(content: object) -> dict[str, Any]:
+        return {"messages": [{"role": "user", "content": json.dumps(content)}], "response": "a"}
+
+    shape = Shape(heads=(HeadTrace("label", ""),), chat=True)
+    good = asked({"text": "hi", "fields": {"n": 1}})
+    odd = [asked({"text": "hi", "fields": [1]}), asked({"text": None})]
+    found, (example,) = convert(tmp_path, [good, *odd], shape)
+    assert (example.text, example.fields) == ("hi", {"n": 1})
+    assert list(found.unusable) == [2, 3]
+
+
+def test_flags_are_the_same_vote_in_any_order(tmp_path: Path) -> None:
+    shape = Shape(heads=(HeadTrace("risk", "risk", HeadKind.FLAGS),))
+    said = (["legal", "fraud"], ["fraud", "legal"], ["legal"])
+    found, (example,) = convert(tmp_path, [{"text": "a", "risk": each} for each in said], shape)
+    assert example.labels == {"risk": ("fraud", "legal")}
+    assert example.scores == {"risk": {"fraud": 0.6667, "legal": 1.0}}
+    assert found.contradictions == 1
+
+
+def test_no_scores_at_all_leave_the_label_as_it_is(tmp_path: Path) -> None:
+    heads = (HeadTrace("intent", "intent"), HeadTrace("risk", "risk", HeadKind.FLAGS))
+    shape = Shape(heads=heads, scores={"intent": "p", "risk": "q"})
+    row = {"text": "a", "intent": "x", "risk": ["legal"], "p": {"x": 0.9}, "q": {}}
+    _, (example,) = convert(tmp_path, [row], shape)
+    assert example.scores == {"intent": {"x": 0.9}}
+    assert example.labels["risk"] == ("legal",)
+
+
+def test_the_traces_themselves_are_never_overwritten(tmp_path: Path) -> None:
+    log, link = tmp_path / "log.jsonl", tmp_path / "link.jsonl"
+    log.write_text('{"text": "a", "output": "x"}\n')
+    link.symlink_to(log)
+    for target in (log, link):
+        ran = understudy("traces", "import", log, "--out", target, "--label-key", "output")
+        assert (ran.status, "would take the place of the traces" in ran.err) == (2, True)
+    assert log.read_text() == '{"text": "a", "output": "x"}\n'

@@ -107,6 +107,11 @@ def test_own_rows_measure_where_that_is_asked_for() -> None:
     assert sum(kinds(parts.parts()[name])["own"] for name in ("train", *HELD)) == 100
     assert "not for traffic that has drifted away" in told[0]
     traffic.check_enough(plan, parts)
+    rare = [replace(row, propensity=0.5) for row in own(5)]  # a test file is no part of that draw
+    apart = [Example(f"test {words(n)}", {"intent": "ab"[n % 2]}) for n in range(40)]
+    parts, _ = traffic.parted(plan, [*own(200)[5:], *rare], handed, apart)
+    assert len(parts.test) == 40
+    assert parts.removed > 0
 
 
 @pytest.mark.parametrize(("have", "enough"), [(148, False), (149, True)])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.contract import examples, labelled
-from gateway.contract.examples import Example
+from gateway.contract.examples import Example, Label
 from gateway.contract.labelled import Labelled
 from gateway.errors import DataError
 from tests.factories import TASK
@@ -40,6 +40,20 @@ def test_an_example_is_read_with_its_propensity(tmp_path: Path) -> None:
     example = Example("a", {"intent": "refund", "flags": ("urgent",)}, propensity=0.5)
     examples.write(path, [example])
     assert labelled.read(path, TASK) == [Labelled("a", {}, TRUTH, propensity=0.5)]
+
+
+def test_an_example_of_an_escalation_says_that_it_was_chosen(tmp_path: Path) -> None:
+    path = tmp_path / "examples.jsonl"
+    labels: dict[str, Label] = {"intent": "refund", "flags": ("urgent",)}
+    examples.write(path, [Example("a", labels, source="teacher", chosen=True)])
+    assert labelled.read(path, TASK) == [Labelled("a", {}, TRUTH, chosen=True)]
+
+
+def test_an_example_that_a_person_picked_is_chosen_too(tmp_path: Path) -> None:
+    path = tmp_path / "examples.jsonl"
+    labels: dict[str, Label] = {"intent": "refund", "flags": ("urgent",)}
+    examples.write(path, [Example("a", labels, propensity=None)])
+    assert labelled.read(path, TASK) == [Labelled("a", {}, TRUTH, chosen=True)]
 
 
 def test_a_record_has_the_teachers_labels_and_says_that_it_was_chosen(tmp_path: Path) -> None:

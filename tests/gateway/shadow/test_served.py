@@ -284,6 +284,42 @@ def test_what_was_served_before_counts_as_if_there_had_been_no_break() -> None:
     assert two.served("tickets") == one.served("tickets")
 
 
+def test_another_student_begins_anew_and_what_the_one_before_it_said_counts_no_more() -> None:
+    mine, strange = "b" * 64, "a" * 64
+
+    def by_another(answer: Answer) -> Answer:
+        return replace(answer, student=replace(prediction(), bundle=strange))
+
+    made = quality()
+    made.serves("tickets", strange)
+    drawn = by_another(row(1, coin=Coin.UNIFORM, share=0.5))
+    made.answered(drawn)
+    assert whole(made).rows + len(made._tasks["tickets"]._waiting) == 1
+    earlier = made.past("tickets")
+    made.serves("tickets", mine)
+    made.audited(audit(drawn, WRONG))  # drawn before, judged after
+    made.answered(by_another(row(2)))  # in flight when the other one took over
+    assert whole(made).rows == 0
+    earlier.answered(by_another(row(0)), None, fields=True)
+    made.absorb(earlier)  # was read while the other one served
+    assert whole(made).rows == 0
+    made.answered(row(3, share=0.5))
+    made.answered(escalated(4, teacher=RIGHT, reason=Reason.STUDENT_FAILED))  # it is mine that did
+    assert whole(made).rows == 2
+    past = made.past("tickets")
+    nobody = escalated(0, teacher=RIGHT, reason=Reason.NO_STUDENT)
+    for answer in (row(-3), by_another(row(-2)), row(-1), nobody, row(0)):
+        past.answered(answer, None, fields=True)
+    made.absorb(past)
+    assert whole(made).rows == 3  # with the one that came after all of another's
+    made.serves("tickets", mine)  # a reload that changes something else
+    assert whole(made).rows == 3
+    made.serves("tickets", None)
+    made.answered(row(5))
+    made.answered(nobody)
+    assert whole(made).rows == 1
+
+
 def test_a_task_that_is_not_ours_is_nothing_to_it() -> None:
     made, stranger = quality(), confident(task="x", coin=Coin.UNIFORM)
     made.answered(stranger)

@@ -125,7 +125,8 @@ def drifts(row: int) -> float:
         pytest.param(World(rows=4000), marks=LONG, id="uniform"),
         pytest.param(World(rows=4000, targeted=0.1), marks=LONG, id="targeted"),
         pytest.param(World(rows=4000, skipped=busy), marks=LONG, id="busy"),
-        pytest.param(World(rows=8000, held=200), id="one place"),
+        pytest.param(World(rows=8000, held=200), marks=LONG, id="one place"),
+        pytest.param(World(rows=1000), id="short"),
     ],
 )
 def test_the_estimate_is_unbiased_however_bad_the_score_is(world: World) -> None:

@@ -50,6 +50,7 @@ def test_both_coins_and_the_slices_follow_the_settings(tmp_path: Path) -> None:
             write(share=0.2, slices={"tier": ["gold", "free"]})  # values that are named
             await reload(gateway, by="a test")
             await ask()
+            await gateway.shown.look()
             shown = gateway.metrics.render().decode()
             name = "understudy_served_rows"
             for value in ("gold", "free", "other"):

@@ -7,12 +7,14 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import Engine, delete, insert, update
+from sqlalchemy import ColumnElement, Engine, delete, insert, literal_column, update
 
 from gateway.cli import main
 from gateway.errors import LogUnavailable, UsageError
@@ -105,6 +107,53 @@ def test_a_row_that_was_edited_is_named(kept: Engine, altered: dict[str, object]
     flaw = verify(kept).flaw
     assert flaw is not None
     assert (flaw.number, flaw.fault) == (3, Fault.EDITED)
+
+
+UNREADABLE: Mapping[str, ColumnElement[Any]] = {
+    "evidence": literal_column("'{no json'"), "who": literal_column("CAST(x'6f70ff' AS TEXT)"),
+    "why": literal_column("x'ff00'"), "task": literal_column("x'c3'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("column", UNREADABLE)
+def test_a_row_whose_edit_is_no_json_or_no_utf_8_is_named_and_shown(
+    kept: Engine, column: str
+) -> None:
+    fill(kept)
+    third = update(changes).where(changes.c.number == 3)
+    alter(kept, third.values({column: UNREADABLE[column]}))
+    flaw = verify(kept).flaw
+    assert flaw is not None
+    assert (flaw.number, flaw.fault) == (3, Fault.EDITED)
+    shown = [getattr(row, column) for row in latest(kept, 3)]
+    assert shown[:2] == [getattr(row, column) for row in latest(kept, 2)]
+    assert shown[2] is None if column == "evidence" else "\ufffd" in shown[2]
+
+
+def test_of_replicas_that_start_at_once_one_notes_it(log: Engine) -> None:
+    begun = threading.Event()
+
+    def second() -> None:
+        begun.set()
+        Changes(log).start("tickets", "tickets-1", who="start")
+
+    other = threading.Thread(target=second)
+
+    def amid() -> float:  # the log is locked, and what the first has compared is not written yet
+        other.start()
+        assert begun.wait(SOON)
+        return NOON
+
+    Changes(log, clock=amid).start("tickets", "tickets-1", who="start")
+    other.join(SOON)
+    Changes(log).start("mails", "no_student", who="start")
+    Changes(log).start("tickets", "tickets-2", who="start")
+    told = [(row.number, row.task, row.old, row.new) for row in latest(log, 9)]
+    assert told == [
+        (3, "tickets", "tickets-1", "tickets-2"),
+        (2, "mails", None, "no_student"),
+        (1, "tickets", None, "tickets-1"),
+    ]
 
 
 def test_rows_that_are_gone_are_named_wherever_they_stood(kept: Engine) -> None:
@@ -258,10 +307,10 @@ def test_a_database_that_is_locked_takes_no_row(tmp_path: Path) -> None:
     other.dispose()
 
 
-@pytest.mark.parametrize("text", ["", "5", "five:" + NOTHING, "5:" + "0" * 63, "5:" + "G" * 64])
-def test_what_is_no_anchor_is_refused(text: str) -> None:
+@pytest.mark.parametrize("given", ["", "5", "five:" + NOTHING, "5:" + "0" * 63, "5:" + "G" * 64])
+def test_what_is_no_anchor_is_refused(given: str) -> None:
     with pytest.raises(UsageError, match="no anchor"):
-        Anchor.parse(text)
+        Anchor.parse(given)
 
 
 @pytest.fixture

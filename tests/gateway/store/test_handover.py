@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, update
 
 from gateway.contract.examples import Example, Label
-from gateway.store import handover
+from gateway.store import handover, tables
 from gateway.store.database import writing
 from gateway.store.handover import Handover, Tally
 from gateway.store.intake import StoreText, keep
@@ -88,6 +89,39 @@ def test_escalations_and_audits_are_handed_over_with_their_chances(
     assert tally == Tally(examples=2)
 
 
+def test_what_a_student_chose_while_nothing_could_be_audited_is_left_out_beside_audits(
+    engine: Engine, tmp_path: Path
+) -> None:
+    blind = [
+        replace(taught(number, text, reason=reason), auditable=False)
+        for number, text, reason in (
+            (1, "of a version that did not say", Reason.LOW_CONFIDENCE),
+            (2, "audited", Reason.SEVERITY),
+            (3, "asked for", Reason.REQUESTED),
+        )
+    ]
+    seen = confident(5, text="audited")
+    store(engine, *blind)
+    with writing(engine).begin() as connection:
+        oldest = tables.records.c.id == identity(1)
+        connection.execute(update(tables.records).where(oldest).values(auditable=None))
+    rows, tally = handed(engine, tmp_path)  # escalations alone: that is said of them, and no more
+    assert [(row.text, row.chosen) for row in rows] == [
+        ("asked for", False),
+        ("audited", True),
+        ("of a version that did not say", True),
+    ]
+    assert tally == Tally(examples=3)
+    store(engine, taught(4, "audits could be made"), seen, audits=(audit(seen, prediction()),))
+    rows, tally = handed(engine, tmp_path)
+    assert [(row.text, row.chosen, row.propensity) for row in rows] == [
+        ("audited", False, 0.02),
+        ("audits could be made", True, 1.0),
+        ("asked for", False, 1.0),
+    ]
+    assert tally == Tally(examples=3, unaudited=2)
+
+
 def test_what_came_to_the_teacher_anyway_was_chosen_by_no_student(
     engine: Engine, tmp_path: Path
 ) -> None:
@@ -116,6 +150,40 @@ def test_of_a_text_with_the_same_fields_the_latest_counts(
         ("x", {"tier": "a", "amount": 1}, "login"),
     ]
     assert tally == Tally(examples=3, duplicates=1)
+
+
+def test_a_text_that_came_often_has_the_chance_that_any_of_its_requests_was_seen(
+    engine: Engine, tmp_path: Path
+) -> None:
+    """Three requests of a chance of 0.02 each: 1 - 0.98 ** 3, though only one was seen."""
+    often = [confident(number, text="often") for number in (1, 2, 3)]
+    other = replace(confident(4), instance=Instance("often", {"amount": 1}))
+    once = confident(5, text="once")
+    sure = [taught(6, "both"), replace(confident(7), instance=Instance("both"))]
+    seen = (often[1], once, sure[1])
+    store(engine, *often, other, once, *sure, audits=tuple(audit(e, prediction()) for e in seen))
+    rows, tally = handed(engine, tmp_path)
+    assert {row.text: row.propensity for row in rows} == {
+        "often": pytest.approx(1 - 0.98**3),
+        "once": 0.02,
+        "both": 1.0,
+    }
+    assert tally == Tally(examples=3, duplicates=1)
+
+
+def test_a_record_of_the_time_between_keeps_its_own_chance(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = confident(1, text="late")
+    taken = Handover._taught
+
+    def meanwhile(handover: Handover) -> Any:
+        store(engine, late, audits=(audit(late, prediction()),))
+        return taken(handover)
+
+    monkeypatch.setattr(Handover, "_taught", meanwhile)
+    rows, _ = handed(engine, tmp_path)
+    assert [(row.text, row.propensity) for row in rows] == [("late", 0.02)]
 
 
 def test_rows_without_text_or_of_other_labels_are_counted(engine: Engine, tmp_path: Path) -> None:

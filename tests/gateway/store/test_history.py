@@ -19,7 +19,7 @@ from gateway.store import history, intake, tables
 from gateway.store.database import writing
 from gateway.store.records import Selection
 from gateway.types import Answer, Coin, Instance, Terms
-from tests.factories import CONFIDENT, UNSURE, settings_file
+from tests.factories import CONFIDENT, UNSURE, settings_file, tiny_bundle
 from tests.gateway.telemetry.answers import TICKETS, audit, confident, escalated, prediction
 
 WRONG = "fraud is what it says"  # the teacher of these tests says refund to all
@@ -74,6 +74,46 @@ def test_the_figures_after_a_restart_are_those_before_it(
             assert figures(after)[1] == pytest.approx(figures(before)[1])
             await gateway.answer(None, [Instance(UNSURE)], Terms())
             assert (await served(gateway, 121)).since == before.since
+
+    asyncio.run(work())
+
+
+def test_a_swap_and_a_restart_with_another_student_begin_alike(tmp_path: Path) -> None:
+    new = tiny_bundle(tmp_path / "bundles", seed=1)
+
+    def load(student: Path | None = None) -> settings.Settings:
+        return settings.load(
+            settings_file(tmp_path, student=student, tickets={"audit": {"share": 0.5}})
+        )
+
+    async def asked(gateway: Gateway, rows: int) -> None:
+        for _ in range(rows):
+            await gateway.answer(None, [Instance(CONFIDENT)], Terms())
+        await gateway.successions["tickets"].auditor.close()
+
+    async def work() -> None:
+        async with open_gateway(load()) as gateway:
+            await asked(gateway, 20)
+            await served(gateway, 20)
+            succession = gateway.successions["tickets"]
+            await asyncio.to_thread(succession.registry.keep, new)
+            await succession.swap(new.name, by="test")
+            assert (await served(gateway, 0)).since is None
+            await asked(gateway, 7)
+            before = await served(gateway, 7)
+        async with open_gateway(load()) as gateway:  # who serves goes on, and no other
+            after = await served(gateway, 7)
+            assert figures(after)[0] == figures(before)[0]
+            assert figures(after)[1] == pytest.approx(figures(before)[1])
+            assert after.whole.rows + after.void == 7
+        third = tiny_bundle(tmp_path / "bundles", seed=3)
+        async with open_gateway(load(third)) as gateway:
+            await asked(gateway, 1)
+            assert (await served(gateway, 1)).whole.rows <= 1
+            recalled = [each for each in asyncio.all_tasks() if "recall" in repr(each)]
+            await asyncio.gather(*recalled)
+            found = await served(gateway, 1)
+            assert found.whole.rows + found.void == 1
 
     asyncio.run(work())
 

@@ -11,10 +11,11 @@ from sqlalchemy import Engine, func, select
 from gateway.errors import RecordsUnavailable, UnknownRecord
 from gateway.store import tables
 from gateway.store.database import writing
+from gateway.store.handover import Tally
 from gateway.store.intake import keep
 from gateway.store.records import Selection, purge
 from gateway.store.verdicts import Verdict, Verdicts
-from gateway.types import Answer, Instance
+from gateway.types import Answer, Instance, Reason
 from tests.gateway.store.conftest import Locked
 from tests.gateway.store.test_handover import handed, store, taught
 from tests.gateway.telemetry.answers import audit, confident, escalated, identity, prediction
@@ -85,6 +86,27 @@ def test_a_verdict_on_another_time_that_the_text_came_does_not_unmake_its_chance
     (row,), tally = handed(engine, tmp_path)
     assert (row.labels["intent"], row.source, row.propensity) == ("login", "gold", 0.5)
     assert tally.duplicates == 1
+
+
+def test_a_verdict_on_what_a_student_chose_while_nothing_could_be_audited_has_no_chance(
+    engine: Engine, tmp_path: Path
+) -> None:
+    """Such rows are left out beside audits, but what a person says of them is still right."""
+    blind = [replace(taught(number, f"blind {number}"), auditable=False) for number in (1, 2, 3)]
+    anyway = replace(taught(4, "asked", reason=Reason.REQUESTED), auditable=False)
+    seen = [came(5, "audited"), came(6, "blind 3")]
+    audits = tuple(audit(each, prediction()) for each in seen)
+    store(engine, *blind, anyway, *seen, audits=audits)
+    for number in (1, 3, 4):
+        judge(engine, number)
+    rows, tally = handed(engine, tmp_path)
+    assert [(row.text, row.source, row.propensity, row.chosen) for row in rows] == [
+        ("blind 3", "gold", 0.02, False),
+        ("audited", "teacher", 0.02, False),
+        ("asked", "gold", 1.0, False),
+        ("blind 1", "gold", None, False),
+    ]
+    assert tally == Tally(examples=4, verdicts=3, duplicates=1, unaudited=1)
 
 
 def test_a_verdict_of_labels_that_are_no_more_leaves_the_teachers(

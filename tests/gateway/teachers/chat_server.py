@@ -56,11 +56,15 @@ def completion(
 
 
 class ChatServer:
-    """Answers by `reply`, which is given each request's body. `bodies` and `keys` are what came."""
+    """Answers by `reply`, which is given each request's body. `bodies` and `keys` are what came.
+
+    `headers` go with every answer.
+    """
 
     def __init__(self, reply: Callable[[Body], Reply]) -> None:
         self.bodies: list[Body] = []
         self.keys: list[str | None] = []
+        self.headers: dict[str, str] = {}
         self._reply = reply
         self._lock = threading.Lock()
         whole = self
@@ -93,6 +97,8 @@ class ChatServer:
         asked.send_response(status)
         asked.send_header("content-type", "application/json")
         asked.send_header("content-length", str(len(content)))
+        for name, value in self.headers.items():
+            asked.send_header(name, value)
         with suppress(ConnectionError):  # a caller may have left: another of its samples failed
             asked.end_headers()
             asked.wfile.write(content)
