@@ -23,8 +23,9 @@ demo: $(READY) ## the whole loop on synthetic tickets; ARGS="--once --json"
 serve: $(READY) ## serve understudy.yaml; ARGS="--config FILE --port N"
 	@$(BIN)/understudy serve $(ARGS)
 
+# Three on two cores: a test that starts a process mostly waits for it.
 test: lint ## lint, then every test
-	@$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
+	@$(BIN)/pytest -n 3 --dist loadgroup $(ARGS)
 
 # Apart from test: tracing nearly doubles what the tests cost.
 coverage: $(READY) ## every test with the share of lines that they reach, which must be 90 %

@@ -105,7 +105,7 @@ class Fuzz:
             for path in ("/openapi.json", "/v1/tasks")
         )
         steps = {name: ["tickets", "nobody"] for name in ("model", "task")}
-        steps["version"] = [task["bundle"] for task in served["tasks"]]
+        steps["version"] = steps["bundle"] = [task["bundle"] for task in served["tasks"]]
         for name, properties in LIKELY.items():
             schema = document["components"]["schemas"][name]
             schema["properties"] |= properties

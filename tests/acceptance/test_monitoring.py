@@ -55,10 +55,13 @@ def test_prometheus_sees_the_gateway_and_a_rollback_is_heard_and_in_the_log(
         until(lambda: prometheus.firing() == {"UnderstudyCertificateStale": stale})
         students(gateway, "rollback", "--why", "it answers nothing")
         again = f"{TASK.name}: the previous student serves again"
-        until(lambda: prometheus.firing() == {"UnderstudyRolledBack": again})
+        frozen = f"{TASK.name}: an incident is open, and nobody is promoted"
+        heard = {"UnderstudyRolledBack": again, "UnderstudyIncident": frozen}
+        until(lambda: prometheus.firing() == heard)
     engine = open_database(tmp_path / "records.db")
-    told = [(row.what, row.who, row.why) for row in latest(engine, 2)]
+    told = [(row.what, row.who, row.why) for row in latest(engine, 3)]
     assert told == [
+        ("freeze", "ops", "it answers nothing"),
         ("rollback", "ops", "it answers nothing"),
         ("swap", "ops", "it is newer"),
     ]

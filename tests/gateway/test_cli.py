@@ -39,6 +39,7 @@ class Command:
 
     def __call__(self, *arguments: object) -> Ran:
         """Run it; no command may ever show a traceback."""
+        self._capsys.readouterr()  # what was logged before is not what the command prints
         with pytest.raises(SystemExit) as leaving:
             cli.main([str(each) for each in arguments])
         printed = self._capsys.readouterr()

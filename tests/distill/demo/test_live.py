@@ -15,7 +15,7 @@ from distill.demo.crowd import Seen
 from distill.demo.tickets import Ticket
 from gateway.telemetry.figures import Figures
 from gateway.telemetry.pricing import Prices
-from gateway.types import Reason, Route, Stages
+from gateway.types import Bucket, Reason, Route, Stages
 from tests.gateway.telemetry.answers import TICKETS, audit, confident, escalated, prediction
 from tests.gateway.telemetry.clock import Clock
 
@@ -45,6 +45,9 @@ def busy() -> dict[str, Any]:
     for answer in answers:
         figures.answered(answer)
     figures.audited(audit(answers[0], prediction()))
+    figures.spent("tickets", Bucket.AUDIT, None)
+    for _ in range(4):
+        figures.spent("tickets", Bucket.LIVE, None)
     for _ in range(2):
         figures.answered(escalated(student=prediction(), teacher=prediction("login")))
     figures.answered(escalated(student=prediction(), route=Route.FALLBACK))
