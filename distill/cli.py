@@ -138,6 +138,9 @@ def distill(
     for line in _told(sealed):
         typer.echo(line)
     config = "" if recipe.parent == Path() else f" --config {recipe.parent / 'understudy.yaml'}"
+    if plan.data.handover is not None:
+        typer.echo(f"\nNext:  understudy students add {sealed.bundle.path}")
+        return
     typer.echo(f"\nNext:  understudy check{config}, then  understudy serve{config}")
 
 

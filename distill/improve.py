@@ -86,7 +86,14 @@ def improve(
 
     _begin(narrator, 4, "add it as a candidate")
     reached = reach(gateways.config, gateways.admin, gateways.key_file)
-    urls = tuple(url for url, _ in send(reached, name, sealed.bundle.path))
+    replies = dict(send(reached, name, sealed.bundle.path))
+    for url, reply in replies.items():
+        if not reply["compared"]:
+            raise StageFailed(
+                f"{sealed.bundle.name} is at {url}, and is not compared there: {reply['note']}",
+                mend="mend that, and run `understudy improve` again: it goes on with this round",
+            )
+    urls = tuple(replies)
     added = {"bundle": sealed.bundle.name, "id": sealed.bundle.id, "urls": urls}
     (folder / ADDED).write_text(json.dumps(added, indent=2) + "\n")
     return Improved(number, sealed, urls)

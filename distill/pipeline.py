@@ -720,7 +720,11 @@ def _flip_warnings(recipe: Recipe, found: Parity) -> tuple[str, ...]:
 
 
 def _sealed(job: _Job, run: Run, stage: Path) -> Sealed:
-    """Open what the seal stage made and let the role's link mean it."""
+    """Open what the seal stage made and let the role's link mean it.
+
+    Not where a student is learnt from a handover beside one that is there: the settings of a
+    gateway may name the link, and then its next start would let the new one serve, untested.
+    """
     workspace = job.workspace
     name = json.loads((stage / SEALED).read_text())["bundle"]
     try:
@@ -730,7 +734,9 @@ def _sealed(job: _Job, run: Run, stage: Path) -> Sealed:
             f"the bundle that this run has sealed is not whole any more: {error.message}",
             mend=f"remove {workspace.bundles / name} and {stage}, and run the command again",
         ) from error
-    workspace.link(bundle.manifest.role, bundle.path)
+    role = bundle.manifest.role
+    if job.recipe.data.handover is None or workspace.linked(role) is None:
+        workspace.link(role, bundle.path)
     return Sealed(bundle, stage / "report.html", job.seconds | run.seconds)
 
 

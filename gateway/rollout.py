@@ -226,6 +226,7 @@ class Rollout:
         self, name: str, what: What, *, by: str, why: str, evidence: Mapping[str, Any]
     ) -> None:
         held, now = self._succession, self._succession.clock()
+        await asyncio.to_thread(held.registry.find, name)  # it is there
         canary = CanaryRole(bundle=name, step=0, since=now, began=now, by=by)
         share = held.settings.promotion.ladder().step(0).share
         row = self._row(

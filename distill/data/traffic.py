@@ -2,9 +2,9 @@
 
 A gateway sees all that it escalates and a share of the rest. Of the rows that it hands over an even
 sample is drawn, in which each had the same chance, that of the rarest, to be seen and drawn: plain
-counts of it, and exact bounds on them, hold for traffic as it is. A share of that sample is held
-out; all other rows teach, weighted by their chances. What stands in the own data already, or was
-picked by a person, is known or of no known chance, and never measures.
+counts of it, and exact bounds on them, hold for the distinct texts of traffic. A share of that
+sample is held out; all other rows teach, weighted by their chances. What stands in the own data
+already, or was picked by a person, is known or of no known chance, and never measures.
 """
 
 from __future__ import annotations

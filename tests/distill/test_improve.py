@@ -79,11 +79,15 @@ def record(database: Path) -> None:
 
 @dataclass(frozen=True)
 class Turn:
-    """What the commands said: while no gateway ran, then beside one, then once more."""
+    """What was said without a gateway, beside one that compares nobody, and beside one that does.
+
+    `more` is a round after these.
+    """
 
     folder: Path
     url: str
     lost: Ran
+    idle: Ran
     done: Ran
     more: Ran
     students: dict[str, Any]
@@ -121,11 +125,15 @@ def turn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Turn]:
     command = ("improve", "--recipe", recipe, "--config", config)
     with shops.one_thread():
         lost = understudy(*command, "--admin", "http://127.0.0.1:9")
+        quiet = {"urgency": task | {"shadow": {"share": 0}}}
+        (folder / "quiet.yaml").write_text(yaml.safe_dump(settings | {"tasks": quiet}))
+        with closing(Process(folder / "quiet.yaml")) as process:
+            idle = understudy(*command, "--admin", process.url)
         with closing(Process(config)) as process:
             done = understudy(*command, "--admin", process.url)
             students = httpx2.get(f"{process.url}/admin/v1/students").json()
             more = understudy(*command, "--admin", process.url, "--since", "1m")
-        yield Turn(folder, process.url, lost, done, more, students)
+        yield Turn(folder, process.url, lost, idle, done, more, students)
 
 
 def test_a_round_ends_with_a_candidate_and_says_what_to_watch(turn: Turn) -> None:
@@ -162,6 +170,30 @@ def test_a_round_that_was_interrupted_goes_on_with_what_it_has(turn: Turn) -> No
     for step in ("handover.jsonl", "train: kept from an earlier start"):
         assert step in turn.done.err
     assert f"kept from an earlier start: {turn.folder}" in turn.done.err
+
+
+def test_a_student_that_is_not_compared_is_no_candidate_and_the_round_goes_on(turn: Turn) -> None:
+    assert turn.idle.status == 1
+    assert "is not compared there: " in turn.idle.err
+    assert "shadow.share is 0" in turn.idle.err
+
+
+def test_a_student_that_traffic_has_taught_is_not_linked_in_the_place_of_another(
+    turn: Turn,
+) -> None:
+    before = (turn.folder / "bundles" / "student").resolve()
+    content = yaml.safe_load((turn.folder / "recipe.yaml").read_text())
+    (turn.folder / "bolder.yaml").write_text(
+        yaml.safe_dump(content | {"certificate": {"alpha": 0.5}})
+    )
+    file = turn.folder / improve.ROUNDS / "1" / improve.HANDOVER
+    other = understudy("distill", "--recipe", turn.folder / "bolder.yaml", "--from-handover", file)
+    assert other.status == 0, other.err
+    assert (turn.folder / "bundles" / "student").resolve() == before
+    (added,) = [line for line in other.out.splitlines() if "understudy students add" in line]
+    name = added.split("/")[-1]
+    assert name != before.name
+    assert open_bundle(turn.folder / "bundles" / name).name == name
 
 
 def test_the_next_round_begins_anew_and_leaves_nothing_that_it_cannot_use(turn: Turn) -> None:

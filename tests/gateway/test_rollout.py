@@ -253,6 +253,8 @@ def test_an_override_is_made_with_a_reason_and_noted_as_one(tmp_path: Path) -> N
         stage.judge.verdicts = {stage.candidate: verdict(100)}
         with pytest.raises(Invalid, match="an override without a reason"):
             await stage.rollout.promote(stage.candidate, by="ann", override=True)
+        with pytest.raises(BundleMissing):
+            await stage.rollout.promote("../x", by="ann", override=True, why="a slip")
         await stage.rollout.promote(stage.candidate, by="ann", override=True, why="the sale")
         assert stage.at == 0.25
         with pytest.raises(Conflict, match="is the canary of tickets already"):
