@@ -91,6 +91,7 @@ def test_every_case_of_garbage_is_sent_and_none_is_taken_for_an_answer(drill: Dr
     assert broken(found) == []
 
 
+@pytest.mark.soak
 def test_a_promise_that_the_settings_break_is_said_in_words(tmp_path: Path) -> None:
     eager = {"failures": 1000, "calls": 1024, "open_s": 0.5}
     teacher = QUICK | {"retries": 3, "retry_share": 1.0, "breaker": eager}
@@ -101,6 +102,7 @@ def test_a_promise_that_the_settings_break_is_said_in_words(tmp_path: Path) -> N
     assert "every promise was kept" not in done.stdout
 
 
+@pytest.mark.soak
 def test_where_the_student_is_sure_of_all_texts_the_caller_asks_for_the_teacher(
     drill: Drill, tmp_path: Path
 ) -> None:

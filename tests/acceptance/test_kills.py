@@ -24,14 +24,14 @@ pytestmark = pytest.mark.acceptance
 
 RATE = 200.0  # requests a second
 KILLS = [
-    pytest.param(3, id="few"),
+    pytest.param(2, id="few"),
     pytest.param(50, id="many", marks=[pytest.mark.soak, pytest.mark.timeout(1800)]),
 ]
 MOMENTS = range(20, 300)  # a kill comes after that many replies of its gateway
 
 
 @pytest.mark.parametrize("kills", KILLS)
-@pytest.mark.parametrize("ack", ["group", "strict"])
+@pytest.mark.parametrize("ack", ["group", pytest.param("strict", marks=pytest.mark.soak)])
 def test_no_durable_record_is_lost_and_none_is_there_twice(
     start: Starter, ack: str, kills: int
 ) -> None:

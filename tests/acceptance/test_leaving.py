@@ -117,7 +117,7 @@ def test_a_changed_byte_in_a_bundle_is_found_before_serving(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "restarts", [pytest.param(2, id="few"), pytest.param(20, id="many", marks=pytest.mark.soak)]
+    "restarts", [pytest.param(1, id="few"), pytest.param(20, id="many", marks=pytest.mark.soak)]
 )
 def test_restarts_fail_no_request_of_a_client_that_honours_readiness(
     start: Starter, tmp_path: Path, restarts: int

@@ -18,7 +18,7 @@ from tests.house.pages import ROOT
 from tests.patience import until
 from tests.prometheus import watched
 
-pytestmark = pytest.mark.acceptance
+pytestmark = [pytest.mark.acceptance, pytest.mark.soak]
 
 KEY, DIGEST = new_key("ops")
 KEYS = [{"name": "ops", "sha256": DIGEST, "role": "admin"}]
