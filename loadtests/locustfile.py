@@ -63,6 +63,7 @@ def _add_options(parser: Any) -> None:
     parser.add_argument("--texts", type=Path, help="a file with one text a line; else tickets")
     parser.add_argument("--task", help="the task to ask, where the gateway serves several")
     parser.add_argument("--seed", type=int, default=0, help="of the tickets")
+    parser.add_argument("--answers", type=int, help="stop after so many; else at the end of -t")
     parser.add_argument(
         "--api-key", env_var="UNDERSTUDY_API_KEY", is_secret=True, help="where the gateway has keys"
     )
@@ -78,6 +79,16 @@ def _prepare(environment: Any, **_: Any) -> None:
         sys.exit(error.exit_status)
     key = {"authorization": f"Bearer {options.api_key}"} if options.api_key else {}
     environment.headers = _HEADERS | key
+    if options.answers is not None:
+        _stop_after(environment, options.answers)
+
+
+def _stop_after(environment: Any, answers: int) -> None:
+    def look(**_: Any) -> None:
+        if environment.stats.total.num_requests >= answers:
+            environment.runner.quit()
+
+    environment.events.request.add_listener(look)
 
 
 def _lines(path: Path) -> list[str]:
