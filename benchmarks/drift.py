@@ -1,6 +1,6 @@
 """Traffic that drifts, replayed through a gateway: CLINC150, whose texts of no intent become 18 %.
 
-    python -m benchmarks.drift --data FOLDER --out FOLDER
+    python -m benchmarks.drift --data FOLDER --out FOLDER [--seed N] [--certificate warn]
 
 The first time it trains a teacher and a student, as `python -m benchmarks` does, and takes theirs
 where that has run. Then it asks a real gateway, text by text, on a clock of its own, and says for
@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import random
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
     options = _parser().parse_args(arguments)
     try:
-        told = table(_clinc150(options.data, options.out, rows=options.rows))
+        told = table(_clinc150(options))
     except UnderstudyError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_status
@@ -158,26 +159,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _clinc150(data: Path, out: Path, *, rows: int) -> list[Phase]:
+def _clinc150(options: argparse.Namespace) -> list[Phase]:
     from benchmarks import trial  # noqa: PLC0415  torch takes seconds, and a replay needs none
     from benchmarks.corpora import clinc150  # noqa: PLC0415
     from distill.progress import Narrator  # noqa: PLC0415
 
-    done = trial.run(clinc150(data / "clinc150", out), out / "clinc150-s0", Narrator(), seed=0)
+    out, seed = options.out, options.seed
+    corpus = clinc150(options.data / "clinc150", out)
+    done = trial.run(corpus, out / f"clinc150-s{seed}", Narrator(), seed=seed)
     known = [Asked(*each) for each in zip(done.test.texts, done.test.truth, strict=True)]
     strangers = [Asked(text, None) for text in done.strangers.texts]
-    place = out / "drift" / "understudy.yaml"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.write_text(yaml.safe_dump(_document(done.student.path, done.teacher.path)))
-    return replay(place, known, strangers, rows=rows)
+    document = _document(done.student.path, done.teacher.path, options.certificate)
+    with tempfile.TemporaryDirectory() as folder:  # what a replay before has seen is not remembered
+        place = Path(folder) / "understudy.yaml"
+        place.write_text(yaml.safe_dump(document))
+        return replay(place, known, strangers, rows=options.rows, seed=seed)
 
 
-def _document(student: Path, teacher: Path) -> dict[str, object]:
+def _document(student: Path, teacher: Path, stale: str | None) -> dict[str, object]:
     """Settings of one task as `understudy init` writes them, without records."""
-    task = {
+    task: dict[str, object] = {
         "student": {"bundle": str(student.absolute()), "run_in": "threads"},
         "teacher": {"bundle": str(teacher.absolute())},
     }
+    if stale is not None:
+        task["drift"] = {"certificate": stale}
     return {"version": 1, "tasks": {"clinc150": task}, "records": {"enabled": False}}
 
 
@@ -191,6 +197,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--data", type=Path, required=True, help="the folder of the public data sets")
     add("--out", type=Path, default=Path("build/bench-routing"), help="where projects are")
     add("--rows", type=int, default=2000, help="texts of each share")
+    add("--seed", type=int, default=0, help="of the project, and of which text comes when")
+    add("--certificate", help="what a stale one means, as in drift.certificate of the settings")
     return found
 
 

@@ -3,7 +3,8 @@
     hand over -> distil -> check -> add        each step is done once
 
 A round is a folder beside the recipe. One that was interrupted goes on with the examples that it
-has; a new one begins where the last has ended. It promotes nobody: it ends with a candidate.
+has, and knows since when they are; one whose student would answer nothing takes new ones the next
+time. A new round begins where the last has ended. It promotes nobody: it ends with a candidate.
 """
 
 from __future__ import annotations
@@ -20,16 +21,18 @@ from distill.pipeline import Sealed
 from distill.progress import Narrator
 from distill.recipe import Recipe
 from distill.workspace import Workspace
+from gateway.api.schemas import ServingReply
 from gateway.api.stats import serving
 from gateway.cli.aside import one_task, open_aside
 from gateway.cli.handover import hand_over, told
 from gateway.cli.remote import reach
 from gateway.cli.students import send
 from gateway.errors import StageFailed, UsageError
-from gateway.settings import RegistrySettings, Settings, load
+from gateway.settings import RegistrySettings, Settings, TaskSettings, load
 
 ROUNDS = "rounds"  # beside the recipe
 HANDOVER = "handover.jsonl"
+SINCE = "since.json"  # what --since said of the examples
 ADDED = "added.json"  # which candidate came of a round, and where: then it has ended
 
 _STEPS = 4
@@ -65,8 +68,9 @@ def improve(
     """Go one round, or on with one that was interrupted unless it is to be `fresh`.
 
     `since` is where the examples begin, as `understudy handover` reads it. Raises UsageError where
-    the recipe and the settings are of different tasks, StageFailed where the new student would
-    answer nothing, and what the steps raise; what earlier steps did is kept.
+    the recipe and the settings are of different tasks, or the round has examples since another
+    time, StageFailed where the new student would answer nothing, and what the steps raise; what
+    earlier steps did is kept.
     """
     name, settings = one_task(load(gateways.config), recipe.task)
     folder = _round(recipe.folder / ROUNDS, fresh=fresh)
@@ -81,8 +85,12 @@ def improve(
         file.unlink()  # too little, or not to be used: the next try takes what has come since
         raise
 
-    _begin(narrator, 3, "check what it would do under the policy that serves")
-    narrator.note(f"  {asyncio.run(_check(settings, name, sealed))}")
+    _begin(narrator, 3, "check what it would do under the policy that it would serve under")
+    try:
+        narrator.note(f"  {asyncio.run(_check(settings, name, sealed))}")
+    except StageFailed:
+        file.unlink()  # with these examples it always comes to the same
+        raise
 
     _begin(narrator, 4, "add it as a candidate")
     reached = reach(gateways.config, gateways.admin, gateways.key_file)
@@ -114,32 +122,60 @@ def _round(rounds: Path, *, fresh: bool) -> Path:
 
 
 def _handed(file: Path, config: Path, task: str, since: str | None, narrator: Narrator) -> Path:
-    """The examples of the round: those that it has, or those that the records hold now."""
+    """The examples of the round: those that it has, or those that the records hold now.
+
+    Raises UsageError where it has some since another time than is wanted, and like `hand_over`.
+    """
     _begin(narrator, 1, "hand over what teachers and people have said of live traffic")
+    noted = file.with_name(SINCE)
     if file.is_file():
+        begun = json.loads(noted.read_text())["since"] if noted.is_file() else None
+        if since not in (None, begun):
+            raise UsageError(
+                f"--since {since}: this round has the examples since {begun or 'the beginning'}",
+                mend="leave --since out to go on with it, or begin a new round with --fresh",
+            )
         narrator.note(f"  kept from an earlier start: {file}", style="dim")
         return file
-    _, tally = hand_over(file, config, task, since=since)
+    try:
+        noted.write_text(json.dumps({"since": since}) + "\n")
+        _, tally = hand_over(file, config, task, since=since)
+    except BaseException:
+        noted.unlink(missing_ok=True)
+        raise
     narrator.note(f"  {told(tally, task)} in {file}")
     return file
 
 
 async def _check(settings: Settings, task: str, sealed: Sealed) -> str:
-    """Open the new student as the gateway would: what it would promise. Raises StageFailed."""
+    """Open the new student as the gateway would: what it would promise. Raises StageFailed.
+
+    A certificate of the policy is of the student that serves, as a rule. Then this one is looked at
+    without, as it is while it is a candidate; to serve it needs one of its own.
+    """
     old = settings.tasks[task]
     student = old.student.model_copy(update={"bundle": sealed.bundle.path})
-    tasks = {task: old.model_copy(update={"student": student})}
-    with tempfile.TemporaryDirectory() as folder:
-        registry = RegistrySettings(path=Path(folder))  # empty: who serves now is not asked
-        chosen = settings.model_copy(update={"tasks": tasks, "registry": registry})
-        async with open_aside(chosen) as gateway:
-            found = serving(gateway.settings, gateway.tasks[task])
+    chosen = old.model_copy(update={"student": student})
+    found, due = await _stands(settings, task, chosen), ""
+    if found is not None and found.certificate_void and old.policy.certificate is not None:
+        due = f"; to serve it needs a certificate in the place of {old.policy.certificate.name}"
+        bare = old.policy.model_copy(update={"certificate": None})
+        found = await _stands(settings, task, chosen.model_copy(update={"policy": bare}))
     if found is None or found.threshold is None:
         raise StageFailed(
             f"the new student {sealed.bundle.name} has no certified threshold: it would answer "
             "nothing",
-            mend="let more audited traffic come and begin anew with --fresh, or allow a larger "
-            "certificate.alpha in the recipe",
+            mend="let more audited traffic come and run it again: it hands over anew; or allow a "
+            "larger certificate.alpha in the recipe",
         )
     promise = found.certificate.words if found.certificate else "no certificate covers it"
-    return f"{sealed.bundle.name} answers from a score of {found.threshold:.4g} on: {promise}"
+    return f"{sealed.bundle.name} answers from a score of {found.threshold:.4g} on: {promise}{due}"
+
+
+async def _stands(settings: Settings, task: str, chosen: TaskSettings) -> ServingReply | None:
+    """With what the task would be served under these settings of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        registry = RegistrySettings(path=Path(folder))  # empty: who serves now is not asked
+        update = {"tasks": {task: chosen}, "registry": registry}
+        async with open_aside(settings.model_copy(update=update)) as gateway:
+            return serving(gateway.settings, gateway.tasks[task])

@@ -29,6 +29,7 @@ _TIMEOUT_S = 60.0  # far above what anything takes here: only a hang reaches it
 _RULES = ROOT / "deploy" / "prometheus"
 _OFTEN = "250ms"  # between two scrapes, and two looks at the rules
 _AT_ONCE = re.compile(r"^ +for: \w+\n", re.MULTILINE)
+_LOOKS_BACK = re.compile(r"\[\d+[smhd]\]")
 
 
 class Prometheus:
@@ -53,6 +54,12 @@ class Prometheus:
             if each["state"] == "firing"
         }
 
+    def heard(self) -> set[str]:
+        """The alerts that have been heard at any time of the last hour, also those over by now."""
+        query = 'group by (alertname) (max_over_time(ALERTS{alertstate="firing"}[1h]))'
+        found = self._get("query", query=query)["result"]
+        return {each["metric"]["alertname"] for each in found}
+
     def value(self, query: str) -> float | None:
         """The one value of a query, if it has one."""
         found = self._get("query", query=query)["result"]
@@ -71,10 +78,13 @@ class Prometheus:
 
 
 @contextmanager
-def watched(folder: Path, *urls: str, key: str = "none") -> Iterator[Prometheus]:
+def watched(
+    folder: Path, *urls: str, key: str = "none", looks_back: str | None = None
+) -> Iterator[Prometheus]:
     """A Prometheus with what deploy/ has for it: it scrapes those gateways, and looks often.
 
-    An alert need not last there before it is heard.
+    An alert need not last there before it is heard. `looks_back`, as in `15s`, takes the place of
+    the minutes and hours over which the rules look back: a story has no quarter of an hour.
     """
     folder.mkdir()
     document = yaml.safe_load((_RULES / "prometheus.yml").read_text())
@@ -82,7 +92,10 @@ def watched(folder: Path, *urls: str, key: str = "none") -> Iterator[Prometheus]
     (scrape,) = document["scrape_configs"]
     scrape["static_configs"] = [{"targets": [url.removeprefix("http://") for url in urls]}]
     (folder / "prometheus.yml").write_text(yaml.safe_dump(document))
-    (folder / "rules.yml").write_text(_AT_ONCE.sub("", (_RULES / "rules.yml").read_text()))
+    rules = _AT_ONCE.sub("", (_RULES / "rules.yml").read_text())
+    if looks_back is not None:
+        rules = _LOOKS_BACK.sub(f"[{looks_back}]", rules)
+    (folder / "rules.yml").write_text(rules)
     (folder / "scrape.key").write_text(key)
     address = f"127.0.0.1:{two_free_ports()}"
     process = subprocess.Popen(

@@ -35,12 +35,13 @@ _ROWS: Mapping[str, Sequence[str]] = {
     ),
     "Decisions": ("escalations_", "confidence"),
     "Quality": (
-        "served_", "comparisons_", "disagreements_", "shadow_", "certificate_", "alarm_",
-        "incident_", "drift_",
+        "served_", "comparisons_", "disagreements_", "certificate_", "alarm_", "incident_",
     ),
+    "Drift": ("drift_", "label_", "estimated_", "audited_", "score_"),
+    "Shadow": ("shadow_",),
     "Cost": ("cost_", "budget_"),
     "Teacher": ("teacher_", "breaker_"),
-    "Students": ("bundle_", "swaps_", "batch_"),
+    "Students": ("bundle_", "canary_", "swaps_", "batch_"),
     "Records": ("records_",),
     "The rest": ("",),
 }  # fmt: skip
@@ -49,6 +50,8 @@ _UNITS = {
     "_usd": "currencyUSD",
     "_usd_total": "currencyUSD",
     "_rate": "percentunit",
+    "_share": "percentunit",
+    "_accuracy": "percentunit",
 }
 _ANSWERED = f'understudy_requests_total{{{_TASK},route!="none"}}'
 _ESCALATED = f"understudy_escalations_total{{{_TASK}}}"

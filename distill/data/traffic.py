@@ -14,10 +14,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from distill.data import chances, deduplicate, split
+from distill.data import chances, split
 from distill.data.split import Splits
 from distill.recipe import HandoverPlan, Recipe, SplitShares
-from gateway.contract.examples import Example
+from gateway.contract.examples import Example, folded
 from gateway.errors import DataError, RecipeError
 
 _DIGITS = 13  # hexadecimal digits of a hash that make a float: 52 bits
@@ -75,8 +75,8 @@ def _taught(parts: Splits, handed: Sequence[Example]) -> Splits:
     """The parts, with all handed over rows to learn that nothing held out knows of."""
     held = (*parts.calibration, *parts.certification, *parts.test)
     known = {key for row in held for key in split.keys(row)}
-    ours = {deduplicate.folded(row.text) for row in parts.train}
-    new = [row for row in handed if deduplicate.folded(row.text) not in ours]
+    ours = {folded(row.text) for row in parts.train}
+    new = [row for row in handed if folded(row.text) not in ours]
     fit = [row for row in new if known.isdisjoint(split.keys(row))]
     return replace(
         parts, train=_ordered([*parts.train, *fit]), removed=parts.removed + len(new) - len(fit)
@@ -131,7 +131,7 @@ def _once(members: Sequence[Example]) -> list[Example]:
     """Each text once: of those with labels the last, which is an own one where there is one."""
     found: dict[str, Example] = {}
     for row in members:
-        text = deduplicate.folded(row.text)
+        text = folded(row.text)
         if row.labels or text not in found:
             found[text] = row
     return list(found.values())

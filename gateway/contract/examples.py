@@ -6,6 +6,7 @@ One JSON object a line, schema version 1. Also what `distill` makes of a user's 
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,11 +28,12 @@ class Example:
     """A text and what is known about its labels.
 
     `labels` is the gold label of each head (a string for a choice, a tuple for flags); empty where
-    there is none. `propensity` is the probability with which the row was observed at all; None:
-    nobody knows it, as of a row that a person picked, which can be learnt from and measures
-    nothing. Rows of the same `group` (a conversation, a customer) are never split apart. `scores`
-    is, per head, the probability that a teacher gave each label; a label that is left out had none.
-    `chosen`: the row was observed because of what a student said of it, as escalated ones are.
+    there is none. `propensity` is the probability with which the text was observed at all, however
+    it was written and with whatever fields: rows of one `folded` text share it. None: nobody knows
+    it, as of a row that a person picked, which can be learnt from and measures nothing. Rows of the
+    same `group` (a conversation, a customer) are never split apart. `scores` is, per head, the
+    probability that a teacher gave each label; a label that is left out had none. `chosen`: the row
+    was observed because of what a student said of it, as escalated ones are.
     """
 
     text: str
@@ -47,6 +49,11 @@ class Example:
     def id(self) -> str:
         """Hash of the text, the row's name in caches."""
         return hashlib.sha256(self.text.encode()).hexdigest()[:24]
+
+
+def folded(text: str) -> str:
+    """The form in which two texts are one: after NFKC, case folding and whitespace folding."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 _EXAMPLE = TypeAdapter(Example)

@@ -11,6 +11,7 @@ from gateway import identity
 from gateway.contract.manifest import Head
 from gateway.errors import StudentFailed, TeacherError
 from gateway.routing.canary import Canary
+from gateway.routing.policy import EscalationPolicy
 from gateway.routing.rung import Rung
 from gateway.routing.unavailable import Unavailable
 from gateway.shadow.coins import Coins
@@ -47,7 +48,8 @@ class Cascade:
 
     `rung` may be replaced at any time, and so may the `canary` beside it, which answers the
     instances that it takes: each is answered by the rung that it met, and by no other. `stale` says
-    whether certificates are void for what traffic has become.
+    whether certificates are void for what traffic has become, `strict` whether policies are to be
+    strict for it.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Cascade:
         coins: Coins = _NO_AUDITS,
         canary: Canary | None = None,
         stale: Callable[[], bool] = _never,
+        strict: Callable[[], bool] = _never,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.task = task
@@ -74,12 +77,18 @@ class Cascade:
         self._unavailable = unavailable
         self.coins = coins
         self.stale = stale
+        self._strict = strict
         self._clock = clock
 
     @property
     def heads(self) -> Sequence[Head]:
         """What the task decides; the teacher knows it too where there is no student."""
         return self.teacher.task.heads
+
+    def policy(self, rung: Rung | None = None) -> EscalationPolicy:
+        """By what a rung's answers are judged now; without one, those of `rung`."""
+        found = (rung or self.rung).policy
+        return found.strict if self._strict() else found
 
     async def answer(self, instances: Sequence[Instance], terms: Terms = _PLAIN) -> list[Answer]:
         """Answer the instances of one request, in their order; observers are told of each.
@@ -92,7 +101,7 @@ class Cascade:
         first = await self._ask_students(rungs, instances, terms)
         now, stale = self._clock(), self.stale()
         decisions = [
-            rung.policy.decide(
+            self.policy(rung).decide(
                 instance, timed.prediction if timed else None, terms.wish, now=now, stale=stale
             )
             for rung, instance, timed in zip(rungs, instances, first, strict=True)

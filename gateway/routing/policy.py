@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -55,7 +55,8 @@ class EscalationPolicy:
     The student answers when its score is at or above `threshold`. None means that no threshold is
     certified: then everything is escalated, and so it is where a `warrant` is due and void.
     Below `min_familiarity`, a conformal p-value, a text is out of the student's domain. `absent` is
-    what it means that there is no prediction.
+    what it means that there is no prediction. `promise` is the alpha of the certificate that the
+    threshold has: what share of all requests the student may answer wrongly; None: none is made.
     """
 
     threshold: float | None
@@ -65,6 +66,20 @@ class EscalationPolicy:
     warrant: Warrant | None = None
     min_familiarity: float | None = None
     absent: Reason = Reason.STUDENT_FAILED
+    promise: float | None = None
+
+    @cached_property
+    def strict(self) -> EscalationPolicy:
+        """The same for traffic that is no longer what the certificate was issued on.
+
+        The certificate bounds errors in the mean over requests like those, of which most are easy.
+        How many are easy now nobody knows, so that each answer has to keep the promise alone: by
+        its own score it may be wrong with the probability `promise` at most. Without a promise
+        there is nothing to keep.
+        """
+        if self.threshold is None or self.promise is None:
+            return self
+        return replace(self, threshold=max(self.threshold, 1.0 - self.promise))
 
     def decide(
         self,

@@ -59,7 +59,8 @@ class DriftSettings(Part):
     """What it means that traffic is no longer what it was when the student was certified."""
 
     enabled: bool = True
-    certificate: Literal["warn", "escalate"] = Field(
-        default="warn",
-        description="one that is stale: warn: it holds, and audits double; escalate: it is void",
+    certificate: Literal["warn", "strict", "escalate"] = Field(
+        default="strict",
+        description="one that is stale, beside doubled audits: strict: each answer of the student "
+        "needs a score of 1 - alpha; escalate: it is void; warn: it holds as it did",
     )

@@ -3,26 +3,25 @@
 Drift is no error: a student may answer new traffic well, and answer old traffic badly. So what is
 found here asks for more audits and for a new certificate. It never rolls back.
 
-    Traffic  the signals of one task, each in its window: score, unfamiliar share, escalation share
-    shift    two distributions against each other, with a limit that knows how many rows there are
+Three signals are watched, each in its window: score, unfamiliar share, escalation share. Beside
+them stand two figures that are shown and do nothing: the mix of what the student says, and whether
+its score still is what audits find.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
-from statistics import NormalDist
-from typing import Self
+from typing import Any, Self
 
-import numpy as np
-from numpy.typing import NDArray
+from gateway.errors import DataError
+from gateway.shadow.mix import Makeup, Mix
+from gateway.shadow.trust import Accuracy, Trust
+from gateway.shadow.window import State, Window
+from gateway.types import HeadPrediction
 
-from gateway.shadow.window import Kept, State, Window
-
-Floats = NDArray[np.float64]
-
+_MIXES, _TRUST = "mixes", "trust"  # beside the signals, in what is saved
 _STRANGE = 0.05  # a familiarity below this comes once in twenty rows, if nothing has changed
 
 
@@ -57,31 +56,55 @@ class Drift:
 
     state: State
     movements: tuple[Movement, ...]
+    mixes: Mapping[str, Makeup] = field(default_factory=dict)  # what each head says
+    accuracy: Accuracy | None = None  # of what the student serves; None: it is not known here
 
 
 class Traffic:
-    """The signals of one task, as its answers come."""
+    """The signals of one task, as its answers come, and the figures beside them."""
 
-    __slots__ = ("_windows",)
+    __slots__ = ("_mixes", "_trust", "_windows")
 
     def __init__(self) -> None:
         self._windows = {signal: Window() for signal in Signal}
+        self._mixes: dict[str, Mix] = {}
+        self._trust = Trust()
 
     def answered(
-        self, *, score: float, familiarity: float | None, escalated: bool | None, at: float
+        self,
+        *,
+        score: float,
+        familiarity: float | None,
+        escalated: bool | None,
+        at: float,
+        heads: Sequence[HeadPrediction] = (),
+        served: bool = False,
     ) -> bool:
         """Observe an answer; whether a signal has changed, as seen by now.
 
         `familiarity` is None for a student that knows of no strange texts, `escalated` where
-        somebody else than the student's doubts decided.
+        somebody else than the student's doubts decided. `heads` are what it said, and `served`
+        whether that was the answer, for it was sure of it.
         """
+        for each in heads:
+            if each.head not in self._mixes:
+                self._mixes[each.head] = Mix()
+            self._mixes[each.head].add(each.labels)
+        if served:
+            self._trust.answered(score)
         seen = {Signal.SCORE: score}
         if escalated is not None:
             seen[Signal.ESCALATED] = float(escalated)
         if familiarity is not None:
             seen[Signal.UNFAMILIAR] = float(familiarity < _STRANGE)
         changed = [self._windows[signal].add(value, at) for signal, value in seen.items()]
+        if any(changed):
+            self._trust = Trust()  # what was right before says nothing of what comes now
         return any(changed)
+
+    def audited(self, score: float, *, right: bool) -> None:
+        """Observe what the teacher says of an answer that was served and the uniform coin drew."""
+        self._trust.audited(score, right=right)
 
     @property
     def state(self) -> State:
@@ -102,83 +125,32 @@ class Traffic:
             )
             for signal, window in self._windows.items()
         )
-        return Drift(self.state, movements)
+        mixes = {head: mix.makeup() for head, mix in self._mixes.items()}
+        return Drift(self.state, movements, mixes, self._trust.accuracy())
 
     def renew(self) -> None:
         """What the traffic is now is what it should be: a new certificate has been issued."""
         for window in self._windows.values():
             window.renew()
 
-    def saved(self) -> dict[str, Kept]:
-        """The state of all windows, by signal."""
-        return {signal.value: window.saved() for signal, window in self._windows.items()}
+    def saved(self) -> dict[str, Any]:
+        """The state as plain numbers: of all windows by signal, and of what is beside them."""
+        windows = {signal.value: window.saved() for signal, window in self._windows.items()}
+        mixes = {head: mix.saved() for head, mix in self._mixes.items()}
+        return windows | {_MIXES: mixes, _TRUST: self._trust.saved()}
 
-    def restore(self, kept: Mapping[str, Kept]) -> Self:
-        """Go on from what was saved; a signal that is not in it begins anew. Raises DataError."""
+    def restore(self, kept: Mapping[str, Any]) -> Self:
+        """Go on from what was saved; what is not in it begins anew. Raises DataError."""
         for signal, window in self._windows.items():
             if signal.value in kept:
                 window.restore(kept[signal.value])
+        mixes = kept.get(_MIXES, {})
+        if not isinstance(mixes, Mapping):
+            raise DataError(
+                f"saved mixes of classes: {mixes!r:.80}",
+                mend="leave the saved state out: the mixes begin anew",
+            )
+        self._mixes = {head: Mix().restore(each) for head, each in mixes.items()}
+        if _TRUST in kept:
+            self._trust = Trust().restore(kept[_TRUST])
         return self
-
-
-@dataclass(frozen=True, slots=True)
-class Shift:
-    """How far one distribution is from another.
-
-    `psi` is the population stability index, sum of (a - b) ln(a / b). `limit` is where it lies by
-    chance once in a hundred comparisons of so many rows; the usual 0.1 and 0.25 know no rows.
-    """
-
-    psi: float
-    limit: float | None  # this one and `moved` are None where there was nothing to compare
-    moved: str | None  # the name that contributes most
-    rows: int
-
-    @property
-    def state(self) -> State:
-        """Drifting where it is farther than chance would have it."""
-        beyond = self.limit is not None and self.psi > self.limit
-        return State.DRIFTING if beyond else State.STEADY
-
-
-def shift(
-    reference: Mapping[str, int], present: Mapping[str, int], *, chance: float = 0.01
-) -> Shift:
-    """Compare how often each name came. Names that come too seldom to be judged count as one.
-
-    Where nothing has changed, PSI is about (1/n + 1/m) times a chi-square of one less than the
-    names (Yurdakul and Naranjo 2020).
-    """
-    n, m = sum(reference.values()), sum(present.values())
-    if not n or not m:
-        return Shift(0.0, None, None, m)
-    names, counts = _pooled(reference, present)
-    if len(names) < 2:
-        return Shift(0.0, None, None, m)
-    shares = (counts + 0.5) / (counts + 0.5).sum(axis=1, keepdims=True)  # no logarithm of 0
-    parts = (shares[0] - shares[1]) * np.log(shares[0] / shares[1])
-    limit = (1.0 / n + 1.0 / m) * _chi_square(len(names) - 1, chance)
-    return Shift(float(parts.sum()), limit, names[int(parts.argmax())], m)
-
-
-OTHERS = "other names"  # those that come too seldom to be judged alone
-
-
-def _pooled(reference: Mapping[str, int], present: Mapping[str, int]) -> tuple[list[str], Floats]:
-    """Names and counts of shape (2, names); where fewer than five rows are expected, one name."""
-    names = sorted({*reference, *present})
-    counts = np.array(
-        [[float(side.get(name, 0)) for name in names] for side in (reference, present)]
-    )
-    rows = counts.sum(axis=1)
-    rare = counts.sum(axis=0) / rows.sum() * rows.min() < 5.0
-    kept = [name for name, seldom in zip(names, rare, strict=True) if not seldom]
-    if not rare.any():
-        return kept, counts
-    return [*kept, OTHERS], np.column_stack([counts[:, ~rare], counts[:, rare].sum(axis=1)])
-
-
-def _chi_square(freedom: int, chance: float) -> float:
-    """What a chi-square exceeds with that probability, within 1 % (Wilson and Hilferty 1931)."""
-    spread = 2.0 / (9.0 * freedom)
-    return freedom * (1.0 - spread + NormalDist().inv_cdf(1.0 - chance) * math.sqrt(spread)) ** 3

@@ -8,7 +8,11 @@ texts have come to mean something else, or the calibration is off: either way, r
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self, TypedDict
 
+import numpy as np
+
+from gateway.errors import DataError
 from gateway.shadow.sequential import ConfidenceSequence
 
 
@@ -22,6 +26,15 @@ class Accuracy:
     lower: float  # bounds, at all times, of score less rightness in the mean of audited answers
     upper: float
     recalibrate: bool  # the two differ, surely and by more than is tolerated
+
+
+class KeptTrust(TypedDict):
+    """The state of a trust as plain numbers."""
+
+    rows: int
+    scores: float
+    right: int
+    gaps: tuple[int, float, list[float], list[float]]  # audits, sum, what the bets have won
 
 
 class Trust:
@@ -58,3 +71,39 @@ class Trust:
             upper=upper,
             recalibrate=lower > self._tolerance or upper < -self._tolerance,
         )
+
+    def saved(self) -> KeptTrust:
+        """The state as plain numbers."""
+        gaps = self._gaps
+        return KeptTrust(
+            rows=self._rows,
+            scores=self._scores,
+            right=self._right,
+            gaps=(gaps.count, gaps.total, gaps.falls.tolist(), gaps.rises.tolist()),
+        )
+
+    def restore(self, kept: KeptTrust) -> Self:
+        """Go on from what was saved. Raises DataError when that is no trust."""
+        try:
+            count, total, falls, rises = kept["gaps"]
+            bets = np.array([falls, rises], np.float64)
+            rows, scores, right = int(kept["rows"]), float(kept["scores"]), int(kept["right"])
+            audits, gap = int(count), float(total)
+        except (KeyError, TypeError, ValueError) as error:
+            raise _unreadable(error) from error
+        fits = bets.shape == (2, *self._gaps.falls.shape) and bool(np.isfinite(bets).all())
+        if not fits or not (
+            0.0 <= scores <= rows and 0 <= right <= audits and 0.0 <= gap <= audits
+        ):
+            raise _unreadable("numbers that no trust has")
+        self._rows, self._scores, self._right = rows, scores, right
+        self._gaps.count, self._gaps.total = audits, gap
+        self._gaps.falls, self._gaps.rises = bets
+        return self
+
+
+def _unreadable(cause: object) -> DataError:
+    return DataError(
+        f"saved accuracy of a student: {cause!r}",
+        mend="leave the saved state out: it begins anew",
+    )

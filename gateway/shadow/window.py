@@ -71,6 +71,7 @@ class Kept(TypedDict):
 
     buckets: list[tuple[int, float, float, float]]  # rows, sum, sum of squares, since
     before: tuple[float, float, float] | None  # rows, mean, variance
+    needed: int  # rows since the signal last changed, before it may be as it was
     until_look: int
 
 
@@ -78,15 +79,18 @@ class Window:
     """The mean of a signal since it last changed.
 
     What it was remains as `before`, until the signal has come back to that or `renew` is called.
+    Where it comes back the two are one stretch again: a signal that moves in small steps is held
+    against where it began, and not against the step before.
     """
 
-    __slots__ = ("_buckets", "_delta", "_until_look", "before", "rows")
+    __slots__ = ("_buckets", "_delta", "_needed", "_until_look", "before", "rows")
 
     def __init__(self, delta: float = _DELTA) -> None:
         self.before: Moments | None = None  # the signal, before it changed for the first time
         self.rows = 0
         self._delta = delta
         self._buckets: list[_Bucket] = []  # the oldest first; sizes fall
+        self._needed = 0  # rows that showed the change: on fewer it would not be seen
         self._until_look = _CLOCK
 
     @property
@@ -133,6 +137,7 @@ class Window:
         return Kept(
             buckets=[(each.rows, each.total, each.squares, each.since) for each in self._buckets],
             before=None if self.before is None else _plain(self.before),
+            needed=self._needed,
             until_look=self._until_look,
         )
 
@@ -144,14 +149,14 @@ class Window:
                 for rows, total, squares, since in kept["buckets"]
             ]
             before = None if kept["before"] is None else Moments(*map(float, kept["before"]))
-            until_look = int(kept["until_look"])
-        except (KeyError, TypeError, ValueError) as error:
+            until_look, needed = int(kept["until_look"]), int(kept.get("needed", 0))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise _unreadable(error) from error
         fits = all(each.rows >= 1 and 0.0 <= each.total <= each.rows for each in buckets)
         if not fits or not 1 <= until_look <= _CLOCK:
             raise _unreadable("numbers that no window has")
         self._buckets, self.before, self._until_look = buckets, before, until_look
-        self.rows = sum(each.rows for each in buckets)
+        self.rows, self._needed = sum(each.rows for each in buckets), needed
         return self
 
     def _compress(self) -> None:
@@ -185,13 +190,18 @@ class Window:
             return False
         if self.before is None:
             self.before = _moments(float(older[place]), float(totals[place]), float(squares[place]))
+            self._needed = int(newer[place])
         self.rows -= int(older[place])
         del self._buckets[: place + 1]
         return True
 
     def _return(self) -> None:
         """Steady again, once the signal cannot be told from what it was before."""
-        if self.before is not None and not self._moments().differs(self.before, self._delta):
+        if self.before is None or self.rows < self._needed:
+            return
+        if not self._moments().differs(self.before, self._delta):
+            self._buckets.insert(0, _bucket(self.before, at=self._buckets[0].since))
+            self.rows += self._buckets[0].rows
             self.before = None
 
     def _sums(self) -> list[tuple[float, float, float]]:
@@ -199,6 +209,12 @@ class Window:
 
     def _moments(self) -> Moments:
         return _moments(*(sum(column) for column in zip(*self._sums(), strict=True)))
+
+
+def _bucket(moments: Moments, *, at: float) -> _Bucket:
+    total = moments.mean * moments.rows
+    squares = (moments.variance + moments.mean**2) * moments.rows
+    return _Bucket(int(moments.rows), total, squares, at)
 
 
 def _plain(moments: Moments) -> tuple[float, float, float]:

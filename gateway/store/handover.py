@@ -4,8 +4,11 @@ A row is handed over where a teacher answered it, saw it in an audit, or a perso
 it, and where its text was kept. Of a text with the same fields that came more than once the latest
 counts, and a verdict counts more than a teacher.
 
-The propensity of an example is the chance that a teacher saw any of the times that it came: each
-had a coin of its own. What a person picked alone has none: whom people judge, they choose.
+The propensity of an example is the chance that a teacher saw any of the times that its text came, 1
+- (1 - p) (1 - q) ...: each had a coin of its own. Whoever learns reads the text alone, and takes
+texts as one that differ in case or spaces, or in their fields: so the chance is theirs together,
+and those whom nobody saw count in it too. What a person picked alone has none: whom people judge,
+they choose.
 
 Where there are audits, the rows speak for all requests by their chances. What a student chose while
 nothing could be audited does not: the requests beside it had no chance at all, so it is left out,
@@ -40,7 +43,7 @@ from sqlalchemy import (
     select,
 )
 
-from gateway.contract.examples import Example, Label
+from gateway.contract.examples import Example, Label, folded
 from gateway.contract.manifest import Head, HeadKind
 from gateway.store import tables
 from gateway.store.records import Selection
@@ -113,10 +116,12 @@ class Handover:
     def _note_chances(self, seen: _Seen, *, audits: bool) -> None:
         """The chances of all rows that a teacher might have seen, whether one did or not."""
         records = tables.records
-        query = select(*_TRACES).where(records.c.text.is_not(null()), records.c.propensity > 0.0)
+        query = select(*_TRACES, records.c.text).where(
+            records.c.text.is_not(null()), records.c.propensity > 0.0
+        )
         for row in self._rows(query):
             if not (audits and _alone(row)):
-                seen.came(_key(row), row["propensity"])
+                seen.came(_text_key(row), row["propensity"])
 
     def _note_verdicts(self, seen: _Seen) -> None:
         """The last verdict of each text with its fields."""
@@ -193,9 +198,10 @@ class Handover:
         if labels is None:
             self.tally.strange += 1
             return None
-        if (chance := seen.first(key)) is None:
+        if not seen.first(key):
             self.tally.duplicates += 1
             return None
+        chance = seen.chance(_text_key(row))
         return Example(
             text=row["text"],
             labels=labels,
@@ -229,7 +235,7 @@ def _alone(row: RowMapping) -> bool:
 
 
 class _Seen:
-    """The texts with their fields that have come, by key, and what is known of each, in a file."""
+    """The texts that have come, by key, and what is known of each, in a file."""
 
     def __init__(self, path: Path) -> None:
         path.unlink(missing_ok=True)
@@ -239,27 +245,31 @@ class _Seen:
         )  # a scratch file: nobody reads it again
         self._connection.execute("PRAGMA journal_mode = OFF")
         for columns in (
-            # `chance`: that a teacher saw any request with this text and these fields.
-            "seen (key BLOB PRIMARY KEY, chance REAL, given INTEGER)",
+            "chances (key BLOB PRIMARY KEY, chance REAL)",  # that a teacher saw any such request
+            "seen (key BLOB PRIMARY KEY)",
             "verdicts (key BLOB PRIMARY KEY, id TEXT, labels BLOB)",
         ):
             self._connection.execute(f"CREATE TABLE {columns} WITHOUT ROWID")
         self._connection.execute("BEGIN")
 
     def came(self, key: bytes, propensity: float) -> None:
-        """Note a request that a teacher saw with this chance."""
+        """Note a request of that text, which a teacher saw with this chance."""
         self._connection.execute(
-            "INSERT INTO seen VALUES (?, ?, 0) "
+            "INSERT INTO chances VALUES (?, ?) "
             "ON CONFLICT (key) DO UPDATE SET chance = chance + (1.0 - chance) * excluded.chance",
             (key, propensity),
         )
 
-    def first(self, key: bytes) -> float | None:
-        """The chance that a teacher saw any such request; None when it is asked for again."""
-        row = self._connection.execute("SELECT chance, given FROM seen WHERE key = ?", (key,))
-        chance, given = row.fetchone() or (0.0, False)  # 0: it came since the others were noted
-        self._connection.execute("INSERT OR REPLACE INTO seen VALUES (?, ?, 1)", (key, chance))
-        return None if given else float(chance)
+    def chance(self, key: bytes) -> float:
+        """That a teacher saw any request of that text; 0: it came since they were noted."""
+        row = self._connection.execute("SELECT chance FROM chances WHERE key = ?", (key,))
+        (chance,) = row.fetchone() or (0.0,)
+        return float(chance)
+
+    def first(self, key: bytes) -> bool:
+        """Whether nobody has asked for that text with these fields before."""
+        query = "INSERT OR IGNORE INTO seen VALUES (?)"
+        return self._connection.execute(query, (key,)).rowcount == 1
 
     def judged(self, key: bytes, name: str, labels: Mapping[str, Sequence[str]]) -> None:
         """Note a verdict by its id; the last one counts."""
@@ -284,6 +294,11 @@ def _key(row: RowMapping) -> bytes:
     """What a text with its fields is called."""
     said = orjson.dumps([row["text_sha256"], row["fields"] or {}], option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(said).digest()
+
+
+def _text_key(row: RowMapping) -> bytes:
+    """What a text is called, however it is written."""
+    return hashlib.sha256(folded(row["text"]).encode(errors="surrogatepass")).digest()
 
 
 def _last_verdict() -> ColumnElement[bool]:

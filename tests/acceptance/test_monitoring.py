@@ -52,9 +52,9 @@ def test_prometheus_sees_the_gateway_and_a_rollback_is_heard_and_in_the_log(
         assert prometheus.value("understudy_certificate_valid") == 1.0
         students(gateway, "swap", new.name, "--why", "it is newer")
         stale = f"{TASK.name}: no certificate holds, so that everything goes to the teacher"
-        until(lambda: prometheus.firing() == {"UnderstudyCertificateStale": stale})
+        until(lambda: prometheus.firing() == {"UnderstudyCertificateVoid": stale})
         students(gateway, "rollback", "--why", "it answers nothing")
-        again = f"{TASK.name}: the previous student serves again"
+        again = f"{TASK.name}: a student was sent back"
         frozen = f"{TASK.name}: an incident is open, and nobody is promoted"
         heard = {"UnderstudyRolledBack": again, "UnderstudyIncident": frozen}
         until(lambda: prometheus.firing() == heard)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from distill.data.deduplicate import Report, deduplicate, folded, template
-from gateway.contract.examples import Example
+from distill.data.deduplicate import Report, deduplicate, template
+from gateway.contract.examples import Example, folded
 
 
 def gold(text: str, label: str) -> Example:
@@ -64,3 +66,25 @@ def test_a_conflict_is_counted_once_a_text() -> None:
     kept, report = deduplicate(rows)
     assert [row.labels["category"] for row in kept] == ["x", "x"]
     assert report == Report(rows=5, kept=2, conflicts=1)
+
+
+def test_what_is_kept_has_the_chance_of_its_text() -> None:
+    """All rows of a text have it; one that a person picked has none, and one from before less."""
+    chance = 1 - 0.98**3
+    rows = [
+        replace(gold("Refund", "x"), propensity=None),
+        replace(gold("refund", "x"), propensity=chance),
+        replace(gold("REFUND", "x"), propensity=chance),
+        replace(gold("login", "y"), propensity=0.02),
+        replace(gold("picked", "y"), propensity=None),
+        replace(gold("Picked", "y"), propensity=None),
+        replace(Example("both"), propensity=0.5),
+        replace(gold("Both", "y"), propensity=0.02),
+    ]
+    kept, _ = deduplicate(rows)
+    assert {row.text: row.propensity for row in kept} == {
+        "Refund": chance,
+        "login": 0.02,
+        "picked": None,
+        "Both": 0.5,
+    }

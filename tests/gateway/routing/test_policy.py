@@ -203,3 +203,16 @@ def test_a_void_certificate_escalates_everything_and_is_named(
     assert decision.escalate is bool(detail)
     assert decision.detail == detail
     assert decision.reason is (Reason.NO_CERTIFICATE if detail else Reason.CONFIDENT)
+
+
+def test_while_traffic_drifts_each_answer_has_to_keep_the_promise_alone() -> None:
+    """A promise of 2 %: an answer needs a score of 0.98, though 0.8 was enough in the mean."""
+    policy = EscalationPolicy(threshold=THRESHOLD, rules=RULES, promise=0.02)
+    strict = policy.strict
+    assert (strict.threshold, strict.rules, strict.promise) == (0.98, RULES, 0.02)
+    assert not strict.decide(PLAIN, said(0.98)).escalate
+    doubted = strict.decide(PLAIN, said(math.nextafter(0.98, 0.0)))
+    assert (doubted.reason, doubted.threshold) == (Reason.LOW_CONFIDENCE, 0.98)
+    assert replace(policy, threshold=0.99).strict.threshold == 0.99  # never below its own
+    for nothing in (replace(policy, promise=None), replace(policy, threshold=None)):
+        assert nothing.strict is nothing

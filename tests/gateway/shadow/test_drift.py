@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from gateway.shadow.drift import OTHERS, Drift, Movement, Signal, Traffic, shift
+from gateway.errors import DataError
+from gateway.shadow.drift import Drift, Movement, Signal, Traffic
+from gateway.shadow.mix import OTHERS, shift
 from gateway.shadow.window import State
+from gateway.types import HeadPrediction
 
 
 def movement(drift: Drift, signal: Signal) -> Movement:
@@ -46,6 +50,40 @@ def test_traffic_drifts_in_the_signals_that_move() -> None:
     assert any(changed[2000:])
     traffic.renew()
     assert traffic.drift().state is State.STEADY
+
+
+def test_beside_the_signals_stand_the_mix_and_the_accuracy_since_traffic_changed() -> None:
+    traffic, draw = Traffic(), np.random.default_rng(4)
+
+    def hear(count: int, score: float, *, right: bool) -> None:
+        for _ in range(count):
+            label = "refund" if draw.random() < score else "login"
+            said = HeadPrediction("intent", (label,), score, np.zeros(2, np.float32))
+            traffic.answered(
+                score=score, familiarity=None, escalated=False, at=0.0, heads=[said], served=True
+            )
+            traffic.audited(score, right=right)
+
+    hear(2500, 0.9, right=True)
+    found = traffic.drift()
+    assert found.accuracy is not None
+    assert found.accuracy.estimated == pytest.approx(0.9)
+    assert found.accuracy.audited == 1.0
+    assert found.accuracy.audits == 2500
+    assert found.mixes["intent"].shift.state is State.STEADY
+    assert found.mixes["intent"].shift.rows == 500
+    hear(1000, 0.5, right=False)
+    found = traffic.drift()
+    assert found.accuracy is not None
+    assert found.accuracy.audits < 1000  # what was right before speaks of what is over
+    assert (found.accuracy.audited, found.accuracy.recalibrate) == (0.0, True)
+    assert found.mixes["intent"].shift.state is State.DRIFTING
+    again = Traffic().restore(traffic.saved()).drift()
+    assert (again.mixes, again.accuracy) == (found.mixes, found.accuracy)
+    unreadable: list[dict[str, Any]] = [{"mixes": 3}, {"trust": {}}, {"mixes": {"intent": {}}}]
+    for broken in unreadable:
+        with pytest.raises(DataError):
+            Traffic().restore(broken)
 
 
 def test_a_student_without_familiarity_has_the_other_signals() -> None:

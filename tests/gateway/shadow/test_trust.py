@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 
+from gateway.errors import DataError
 from gateway.shadow.trust import Trust
 
 
@@ -46,3 +50,26 @@ def test_nothing_audited_says_nothing() -> None:
     found = Trust().accuracy()
     assert (found.estimated, found.audited, found.audits) == (None, None, 0)
     assert (found.lower, found.upper, found.recalibrate) == (-1.0, 1.0, False)
+
+
+def test_it_goes_on_from_what_was_saved() -> None:
+    trust = Trust()
+    for at in range(50):
+        trust.answered(0.9)
+        trust.audited(0.9, right=at % 5 != 0)
+    again = Trust().restore(json.loads(json.dumps(trust.saved())))
+    assert again.accuracy() == trust.accuracy()
+    assert again.accuracy().audited == 0.8
+    for each in (trust, again):
+        each.audited(0.9, right=False)
+    assert again.accuracy() == trust.accuracy()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"gaps": [1, 0.5, [0.0], [0.0]]}, {"gaps": 3}, {"scores": 9.0}, {"right": 1}, {"rows": "x"}],
+)
+def test_what_is_no_trust_is_refused(changed: dict[str, Any]) -> None:
+    kept: Any = Trust().saved() | changed
+    with pytest.raises(DataError, match="saved accuracy"):
+        Trust().restore(kept)

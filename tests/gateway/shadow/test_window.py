@@ -116,3 +116,19 @@ def test_the_distance_that_chance_allows_is_that_of_the_paper() -> None:
     before = Moments(400, 0.1, 0.09)
     assert not before.differs(Moments(100, 0.25, 0.09), 0.05)
     assert before.differs(Moments(100, 0.28, 0.09), 0.05)
+
+
+def test_small_steps_are_held_against_where_they_began() -> None:
+    """Steps of 3 points, each too small to be seen by itself; ten seeds."""
+    steps = [(0.06 + 0.03 * step, 700) for step in range(7)]
+    for seed in range(10):
+        made = window(*steps, seed=seed)
+        assert made.state is State.DRIFTING
+        assert made.before is not None
+        assert made.before.mean < 0.12
+
+
+def test_what_is_steady_again_is_one_stretch_with_what_was_before() -> None:
+    made = window((0.2, 3000), (0.5, 1000), (0.2, 3000))
+    assert made.rows > 5000
+    assert made.restore(made.saved()).rows == made.rows

@@ -155,8 +155,12 @@ def test_of_a_text_with_the_same_fields_the_latest_counts(
 def test_a_text_that_came_often_has_the_chance_that_any_of_its_requests_was_seen(
     engine: Engine, tmp_path: Path
 ) -> None:
-    """Three requests of a chance of 0.02 each: 1 - 0.98 ** 3, though only one was seen."""
+    """Four requests of a chance of 0.02 each: 1 - 0.98 ** 4, though only one was seen.
+
+    That one of them has other fields, or is written in capitals, makes it no other text.
+    """
     often = [confident(number, text="often") for number in (1, 2, 3)]
+    often[0] = replace(often[0], instance=Instance(" OFTEN", {"amount": 12.5}))
     other = replace(confident(4), instance=Instance("often", {"amount": 1}))
     once = confident(5, text="once")
     sure = [taught(6, "both"), replace(confident(7), instance=Instance("both"))]
@@ -164,11 +168,29 @@ def test_a_text_that_came_often_has_the_chance_that_any_of_its_requests_was_seen
     store(engine, *often, other, once, *sure, audits=tuple(audit(e, prediction()) for e in seen))
     rows, tally = handed(engine, tmp_path)
     assert {row.text: row.propensity for row in rows} == {
-        "often": pytest.approx(1 - 0.98**3),
+        "often": pytest.approx(1 - 0.98**4),
         "once": 0.02,
         "both": 1.0,
     }
     assert tally == Tally(examples=3, duplicates=1)
+
+
+def test_texts_that_differ_in_case_alone_are_all_handed_over_with_one_chance(
+    engine: Engine, tmp_path: Path
+) -> None:
+    """Seen with 0.02 and with 1/2, and once with 0.1 by nobody: 1 - 0.98 * 0.5 * 0.9 = 0.559."""
+    shares = {"Refund please": 0.02, "refund  PLEASE": 0.5, "REFUND PLEASE": 0.1}
+    came = [
+        replace(confident(number, text=text), audit_propensity=share)
+        for number, (text, share) in enumerate(shares.items(), 1)
+    ]
+    store(engine, *came, audits=tuple(audit(each, prediction()) for each in came[:2]))
+    rows, tally = handed(engine, tmp_path)
+    assert {row.text: row.propensity for row in rows} == {
+        "Refund please": pytest.approx(0.559),
+        "refund  PLEASE": pytest.approx(0.559),
+    }
+    assert tally == Tally(examples=2)
 
 
 def test_a_record_of_the_time_between_keeps_its_own_chance(
