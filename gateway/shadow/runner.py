@@ -1,19 +1,28 @@
 """Runs a candidate in processes of its own, which stand back for all others and may be ended.
 
-Nothing here is waited for by whoever answers: `offer` takes a text or refuses it, at once. A batch
-has a time limit; a process that does not end it has hung and is killed, and one that ends by itself
-has crashed. Either is begun again after a pause that doubles each time; after some in a row without
-one batch between them the candidate is left alone. What is refused and what fails is counted.
+Nothing here is waited for by whoever answers: `offer` takes a text or refuses it, at once. Texts
+are gathered for a moment, since most of what they cost the event loop is the price of a batch, and
+their results are handed out one at a time, so that no request waits for more than one of them.
+
+However little a candidate is given of a processor, it takes something from who shares its caches
+and wakes up on its core. So each process works a share of the time at most, and rests as much
+longer as its last batch, or its opening, took.
+
+A batch has a time limit; a process that does not end it has hung and is killed, and one that ends
+by itself has crashed. Time in which others had the processor is no part of it. Either is begun
+again after a pause that doubles each time; after some in a row without one batch between them the
+candidate is left alone. What is refused and what fails is counted.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NoReturn, Protocol
+from typing import NoReturn, Protocol, TypeVar
 
 import structlog
 
@@ -21,15 +30,17 @@ from gateway.errors import UnderstudyError
 from gateway.students.workers import Ran
 from gateway.types import Lapse, Prediction
 
-NICENESS = 19  # the most that there is: what answers requests goes first on every core
-
 _ROWS = 8  # of a batch: more gain little, and all of a batch that hangs are lost
 # Characters that wait in all. Beside the count, which bounds short texts, it bounds the memory.
 _CHARACTERS = 4_000_000
-_START_S = 120.0  # seconds to open a bundle, on a machine that is busy with others
+_GATHER_S = 0.025  # that a text waits for others: nobody waits for it
+_START_S = 120.0  # seconds to open a bundle
+_MOVED_S = 0.01  # without a processor since the last look: below it, nothing kept it from running
 _TRIES = 5  # in a row without one batch: it would not help to begin again
 _PAUSE_S = 1.0  # seconds before it is begun again; doubled each time
-_LONGEST_PAUSE_S = 60.0
+_LONGEST_PAUSE_S = 60.0  # of a rest too
+
+_Found = TypeVar("_Found")
 
 _log = structlog.get_logger(__name__)
 
@@ -71,6 +82,9 @@ class KillableWorker(Protocol):
     def send(self, texts: Sequence[str]) -> None:
         """Run these texts next."""
 
+    def kept_s(self) -> float:
+        """Seconds so far in which it wanted a processor and others had it."""
+
     def kill(self) -> None:
         """End it at once."""
 
@@ -84,7 +98,8 @@ Done = Callable[[Run], None]
 class Runner:
     """A candidate's processes, and the texts that wait for them. It belongs to one event loop.
 
-    `start` begins a process. `queue` bounds the texts that wait, `limit_s` the seconds of a batch.
+    `start` begins a process. `queue` bounds the texts that wait, `limit_s` the seconds of a batch,
+    `busy` the share of its time that a process works.
     """
 
     def __init__(
@@ -95,6 +110,7 @@ class Runner:
         workers: int = 1,
         queue: int = 256,
         limit_s: float = 10.0,
+        busy: float = 1.0,
         pause_s: float = _PAUSE_S,
     ) -> None:
         self.name = name
@@ -104,6 +120,7 @@ class Runner:
         self._start = start
         self._capacity = queue
         self._limit = limit_s
+        self._busy = busy
         self._pause = pause_s
         self._queue: deque[tuple[str, Done]] = deque()
         self._characters = 0
@@ -162,9 +179,17 @@ class Runner:
         """Seconds that a batch may take."""
         return self._limit
 
-    def pause(self, failures: int) -> float:
-        """Seconds until it is begun again, after so many failures in a row."""
-        return min(_LONGEST_PAUSE_S, self._pause * 2.0 ** (failures - 1))
+    def rest(self, worked: float) -> float:
+        """Seconds of rest after so many of work."""
+        return min(_LONGEST_PAUSE_S, worked * (1.0 / self._busy - 1.0))
+
+    def pause(self, failures: int, opened: float) -> float:
+        """Seconds until it is begun again, after so many failures in a row.
+
+        `opened`: the seconds that it took to begin it.
+        """
+        pause = min(_LONGEST_PAUSE_S, self._pause * 2.0 ** (failures - 1))
+        return max(pause, self.rest(opened))
 
     def lapsed(self, lapse: Lapse, rows: int) -> None:
         """So many texts have no answer."""
@@ -198,7 +223,9 @@ class _Lane:
         self.wake = asyncio.Event()
         self._runner = runner
         self._failures = 0  # in a row, without a batch between them
-        self._lost = False  # the process has ended
+        self._lost = asyncio.Event()  # the process has ended
+        self._opened = 0.0  # seconds that the last process took to be ready, or to fail at it
+        self._rest_until = 0.0  # as the loop's clock says
         self._running: asyncio.Future[Ran] | None = None
 
     async def live(self) -> None:
@@ -210,7 +237,7 @@ class _Lane:
             if self._failures >= _TRIES:
                 break
             self.state = State.RESTING
-            pause = self._runner.pause(self._failures)
+            pause = self._runner.pause(self._failures, self._opened)
             _log.warning("a candidate's process has failed", again_in_s=pause, **told)
             await asyncio.sleep(pause)
         self.state = State.STOPPED
@@ -219,13 +246,18 @@ class _Lane:
 
     async def _once(self) -> str:
         """One process, until it fails; returns why."""
-        self.state, self._lost = State.STARTING, False
+        self.state = State.STARTING
+        self._lost.clear()
         worker: KillableWorker | None = None
+        clock = asyncio.get_running_loop().time
+        began = clock()
         try:
             worker = self._runner.begin()
             worker.follow(self._ran, self._ended)
-            async with asyncio.timeout(_START_S):
-                await worker.ready()
+            try:
+                await _within(_START_S, asyncio.ensure_future(worker.ready()), worker)
+            finally:
+                self._opened = clock() - began
             self.state = State.RUNNING
             await self._work(worker)
         except _Hung:
@@ -244,19 +276,30 @@ class _Lane:
     async def _work(self, worker: KillableWorker) -> NoReturn:
         """Run what comes. Raises _Hung or _Crashed."""
         while True:
-            while not self._runner.depth and not self._lost:
+            while not self._runner.depth and not self._lost.is_set():
                 self.wake.clear()
                 await self.wake.wait()
-            if self._lost:
+            await self._hold_back()
+            if self._lost.is_set():
                 raise _Crashed
-            await self._run(worker, self._runner.take())
+            if batch := self._runner.take():  # another process may have taken all meanwhile
+                await self._run(worker, batch)
+
+    async def _hold_back(self) -> None:
+        """Rest from the batch before, and gather some texts; not longer than the process lives."""
+        pause = self._rest_until - asyncio.get_running_loop().time()
+        if self._runner.depth < _ROWS:
+            pause = max(pause, _GATHER_S)
+        if pause > 0.0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._lost.wait()
 
     async def _run(self, worker: KillableWorker, batch: Sequence[tuple[str, Done]]) -> None:
         self._running = asyncio.get_running_loop().create_future()
         worker.send([text for text, _ in batch])
         try:
-            async with asyncio.timeout(self._runner.limit):
-                ran = await self._running
+            ran = await _within(self._runner.limit, self._running, worker)
         except TimeoutError as error:
             self._lose(batch, Lapse.HUNG)
             raise _Hung from error
@@ -266,13 +309,16 @@ class _Lane:
         finally:
             self._running = None
         self._failures = 0
-        share = (ran.ended - ran.started) / len(batch)
+        worked = ran.ended - ran.started
+        self._rest_until = asyncio.get_running_loop().time() + self._runner.rest(worked)
+        share = worked / len(batch)
         for (_, done), outcome in zip(batch, ran.outcomes, strict=True):
             if isinstance(outcome, Exception):
                 self._runner.lapsed(Lapse.FAILED, 1)
                 done(Run(None, None, Lapse.FAILED))
             else:
                 done(Run(outcome, share))
+            await asyncio.sleep(0)  # whoever is to be answered goes first
 
     def _lose(self, batch: Sequence[tuple[str, Done]], lapse: Lapse) -> None:
         self._runner.lapsed(lapse, len(batch))
@@ -284,7 +330,26 @@ class _Lane:
             self._running.set_result(ran)
 
     def _ended(self) -> None:
-        self._lost = True
+        self._lost.set()
         self.wake.set()
         if self._running is not None and not self._running.done():
             self._running.set_exception(_Crashed())
+
+
+async def _within(limit: float, work: asyncio.Future[_Found], worker: KillableWorker) -> _Found:
+    """What the worker gives, within so many seconds. Raises TimeoutError, and what the work raises.
+
+    While it had no processor it could not work: that time is added, as often as there is some.
+    """
+    allowed, kept = limit, 0.0
+    try:
+        while True:
+            done, _ = await asyncio.wait({work}, timeout=allowed)
+            if done:
+                return work.result()
+            before, kept = kept, worker.kept_s()
+            allowed = min(limit, kept - before)
+            if allowed < _MOVED_S:
+                raise TimeoutError
+    finally:
+        work.cancel()

@@ -41,6 +41,8 @@ _LENGTH = struct.Struct("!I")
 _READ = 1 << 16  # bytes
 # A worker has a core and no more: threads beside its own would take those of the others.
 _ALONE = {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+_NICENESS = 19  # the most that there is
+_NANO = 1e9  # nanoseconds in a second
 _ENDS_S = 10.0  # seconds that a child has to end: it only has to leave its loop
 
 
@@ -48,7 +50,7 @@ class ProcessWorker:
     """The parent's end of a student's process. It belongs to the event loop it was made on.
 
     `student` is the same bundle, opened here: it turns logits into predictions. `environment` is
-    that of the child, and `niceness` how far it stands back for others (0 to 19).
+    that of the child. `aside`: it only gets the processor that nobody else wants.
     """
 
     ahead = 2  # the child goes on with the next batch while the loop is busy with this one's
@@ -58,7 +60,7 @@ class ProcessWorker:
         student: Student,
         *,
         environment: Mapping[str, str],
-        niceness: int = 0,
+        aside: bool = False,
     ) -> None:
         self._student = student
         self._loop = asyncio.get_running_loop()
@@ -80,8 +82,8 @@ class ProcessWorker:
                 stdout=subprocess.DEVNULL,
                 env={**environment, **_ALONE},
             )
-        if niceness:  # before it has made a thread, so that all of them will have it
-            os.setpriority(os.PRIO_PROCESS, self._process.pid, niceness)
+        if aside:  # before it has made a thread, so that all of them will be
+            _stand_aside(self._process.pid)
         self._line = _Line(self._heard, self._lost)
         self._begun = self._loop.create_task(self._loop.connect_accepted_socket(self._given, ours))
 
@@ -101,6 +103,14 @@ class ProcessWorker:
     def send(self, texts: Sequence[str]) -> None:
         """Run these texts next."""
         self._line.say(list(texts))
+
+    def kept_s(self) -> float:
+        """Seconds in which it wanted a processor and had none; 0 where the system does not say."""
+        try:
+            fields = Path(f"/proc/{self._process.pid}/schedstat").read_bytes().split()
+            return int(fields[1]) / _NANO
+        except (OSError, IndexError):
+            return 0.0
 
     def kill(self) -> None:
         """End the child at once, whatever it does; `close` sees the rest."""
@@ -209,6 +219,17 @@ class _Line(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """The child has closed its end."""
         self._lost()
+
+
+def _stand_aside(process: int) -> None:
+    """Let whoever wants its processor have it at once.
+
+    A niced process keeps its turn, some milliseconds, from whoever wakes up; one of the class
+    SCHED_IDLE gives way (sched(7)), but not every system has it.
+    """
+    os.setpriority(os.PRIO_PROCESS, process, _NICENESS)
+    with contextlib.suppress(OSError, AttributeError):
+        os.sched_setscheduler(process, os.SCHED_IDLE, os.sched_param(0))
 
 
 def _raised(frame: Mapping[str, str]) -> Exception:

@@ -36,8 +36,13 @@ class Serving:
 
 
 @contextmanager
-def serving(contestant: Contestant, bundle: Path, workers: int) -> Iterator[Serving]:
+def serving(
+    contestant: Contestant, bundle: Path, workers: int, *, apart: bool = True
+) -> Iterator[Serving]:
     """Start it, wait for its first answer, and end it afterwards.
+
+    Not `apart` it is of our own session: Linux may share processors out among sessions first
+    (autogroup, sched(7)), and then nothing of one stands back for anything of another.
 
     Raises StageFailed, with the end of its log, when it does not come up.
     """
@@ -54,7 +59,7 @@ def serving(contestant: Contestant, bundle: Path, workers: int) -> Iterator[Serv
                 env={**environment_without_keys(), **launch.variables},
                 stdout=output,
                 stderr=output,
-                start_new_session=True,
+                start_new_session=apart,
             )
         tree = Tree(process.pid)
         url = f"http://{_HOST}:{port}{contestant.dialect.path}"

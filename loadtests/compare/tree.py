@@ -46,6 +46,19 @@ class Tree:
         members = self._members(dict(_entries()))
         return sum(_pss_bytes(each) for each in members) / 1e6
 
+    def rss_mb(self, word: str = "") -> float:
+        """Resident memory of the first process in MB, or of its children with that word."""
+        chosen = self.running(word) if word else [self._root]
+        return sum(_bytes_of(each, "status", "VmRSS:") for each in chosen) / 1e6
+
+    def running(self, word: str) -> list[int]:
+        """The children of the first whose command line has that word; looking takes no time."""
+        found: list[int] = []
+        for threads in (_PROC / str(self._root) / "task").glob("*/children"):
+            with suppress(OSError):  # that thread has ended since
+                found += map(int, threads.read_text().split())
+        return [each for each in found if word in _command(each)]
+
     def end(self) -> None:
         """Ask the first one to end, then whoever it leaves behind; end those that do not."""
         self._members(dict(_entries()))
@@ -99,11 +112,21 @@ def _entries() -> Iterator[tuple[int, _Entry]]:
 
 
 def _pss_bytes(number: int) -> int:
+    return _bytes_of(number, "smaps_rollup", "Pss:")
+
+
+def _bytes_of(number: int, file: str, name: str) -> int:
     with suppress(OSError):  # it has ended since, or is somebody else's
-        for line in (_PROC / str(number) / "smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
+        for line in (_PROC / str(number) / file).read_text().splitlines():
+            if line.startswith(name):
                 return int(line.split()[1]) * _KIB
     return 0
+
+
+def _command(number: int) -> str:
+    with suppress(OSError):  # it has ended since
+        return (_PROC / str(number) / "cmdline").read_text(errors="replace")
+    return ""
 
 
 def _signal(numbers: list[int], which: signal.Signals) -> None:

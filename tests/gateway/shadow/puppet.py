@@ -11,14 +11,24 @@ from gateway.types import Prediction
 
 
 class Puppet:
-    """Answers at once with what it is given; `mute`: it is sent texts and never answers."""
+    """Answers at once with what it is given; `mute`: it is sent texts and never answers.
+
+    `starved_s`: seconds without a processor, between any two looks.
+    """
 
     def __init__(
-        self, said: Prediction | Exception, *, mute: bool = False, broken: bool = False
+        self,
+        said: Prediction | Exception,
+        *,
+        mute: bool = False,
+        broken: bool = False,
+        starved_s: float = 0.0,
     ) -> None:
         self.said = said
         self.mute = mute
         self.broken = broken
+        self.starved_s = starved_s
+        self.looked = 0
         self.sent: list[list[str]] = []
         self.got = asyncio.Event()
         self.killed = False
@@ -37,8 +47,17 @@ class Puppet:
         self.sent.append(list(texts))
         self.got.set()
         if not self.mute:
-            ran = Ran([self.said] * len(texts), 10.0, 10.0 + 0.5 * len(texts))
-            asyncio.get_running_loop().call_soon(self._ran, ran)
+            asyncio.get_running_loop().call_soon(self.answer)
+
+    def answer(self) -> None:
+        """Say that the last batch has run, half a second a text."""
+        count = len(self.sent[-1])
+        self._ran(Ran([self.said] * count, 10.0, 10.0 + 0.5 * count))
+
+    def kept_s(self) -> float:
+        """As often as it was looked at, so many seconds more without a processor."""
+        self.looked += 1
+        return self.starved_s * self.looked
 
     def kill(self) -> None:
         """Note it."""

@@ -29,6 +29,7 @@ def with_runner(
     *puppets: Callable[[], Puppet],
     queue: int = 4,
     limit_s: float = 60.0,
+    busy: float = 1.0,
     pause_s: float = 0.0,
 ) -> None:
     """Do `work` with a runner whose processes are those, one after the other."""
@@ -40,6 +41,7 @@ def with_runner(
             lambda: waiting.pop(0)(),  # noqa: PLW0108  another one each time
             queue=queue,
             limit_s=limit_s,
+            busy=busy,
             pause_s=pause_s,
         )
         runs: list[Run] = []
@@ -154,3 +156,77 @@ def test_a_candidate_that_never_begins_is_left_alone_and_says_why() -> None:
         assert not runner.offer("one", runs.append)
 
     with_runner(work, *[lambda: Puppet(SAID, broken=True)] * 5)
+
+
+def test_texts_that_come_soon_after_another_share_its_batch() -> None:
+    puppet = Puppet(SAID)
+
+    async def work(runner: Runner, runs: list[Run]) -> None:
+        for text in ("one", "two", "three"):
+            runner.offer(text, runs.append)
+            await asyncio.sleep(0)
+        await until(lambda: len(runs) == 3)
+        assert puppet.sent == [["one", "two", "three"]]
+
+    with_runner(work, lambda: puppet)
+
+
+def test_others_have_their_turn_between_any_two_results() -> None:
+    async def work(runner: Runner, runs: list[Run]) -> None:
+        seen: list[int] = []
+        for text in ("one", "two", "three"):
+            runner.offer(text, runs.append)
+        while len(runs) < 3:
+            seen.append(len(runs))
+            await asyncio.sleep(0)
+        assert set(seen) == {0, 1, 2}
+
+    with_runner(work, lambda: Puppet(SAID))
+
+
+def test_a_process_rests_as_long_as_its_share_of_the_time_asks_for() -> None:
+    async def work(runner: Runner, runs: list[Run]) -> None:
+        assert runner.rest(2.0) == 0.5  # worked 0.8 of 2.5 s
+        assert runner.pause(1, 2.0) == 0.5
+        assert runner.rest(1000.0) == 60.0
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        runner.offer("half a second", runs.append)  # says the puppet, which takes none
+        await until(lambda: len(runs) == 1)
+        runner.offer("after an eighth", runs.append)
+        await until(lambda: len(runs) == 2)
+        assert clock() - began >= 0.125
+
+    with_runner(work, lambda: Puppet(SAID), busy=0.8)
+
+
+def test_a_process_that_ends_while_it_rests_is_begun_again_at_once() -> None:
+    puppets: list[Puppet] = []
+
+    def begin() -> Puppet:
+        puppets.append(Puppet(SAID))
+        return puppets[-1]
+
+    async def work(runner: Runner, runs: list[Run]) -> None:
+        runner.offer("one", runs.append)
+        await until(lambda: len(runs) == 1)  # it rests for a minute now
+        runner.offer("two", runs.append)
+        puppets[0].crash()
+        await until(lambda: len(puppets) == 2)
+        assert runner.depth == 1
+
+    with_runner(work, begin, begin, busy=0.001)
+
+
+def test_a_batch_whose_process_is_kept_from_the_processor_has_not_hung() -> None:
+    puppet = Puppet(SAID, mute=True, starved_s=60.0)
+
+    async def work(runner: Runner, runs: list[Run]) -> None:
+        runner.offer("one", runs.append)
+        await until(lambda: puppet.looked >= 3)  # each time the limit had passed
+        assert not puppet.killed
+        puppet.answer()
+        await until(lambda: len(runs) == 1)
+        assert runs == [Run(SAID, 0.5)]
+
+    with_runner(work, lambda: puppet, limit_s=0.01)

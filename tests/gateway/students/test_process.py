@@ -442,3 +442,18 @@ def test_the_command_of_the_child_leaves_the_signals_of_the_parent_alone(
     wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     assert ignored == dict.fromkeys(wanted, signal.SIG_IGN)
     assert theirs.fileno() == -1
+
+
+def test_a_child_that_is_aside_gives_way_to_all_others(student: Student) -> None:
+    async def play() -> None:
+        worker = ProcessWorker(student, environment=environment_without_keys(), aside=True)
+        worker.follow(lambda _ran: None, lambda: None)
+        await worker.ready()
+        child = worker._process.pid
+        assert os.sched_getscheduler(child) == os.SCHED_IDLE
+        assert os.getpriority(os.PRIO_PROCESS, child) == 19
+        assert worker.kept_s() > 0.0  # it has waited for a processor, if only for microseconds
+        await worker.close()
+        assert worker.kept_s() == 0.0
+
+    asyncio.run(play())
