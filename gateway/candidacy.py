@@ -1,10 +1,10 @@
 """The candidates of one task: which bundles are compared with live traffic, and what they proved.
 
 The names lie in a file of the registry beside the roles, so that a restart goes on with them, and
-replicas that share the registry with one another do as it says. What each process has counted is a
-row of its own in the database; what is known of a candidate is the sum of all, whoever counted it.
-Without records a test lasts as long as the process. A candidate that is wrong in any way costs
-nobody an answer: it is not compared, and says why.
+replicas that share the registry with one another do as it says. A candidate is measured under the
+policy that it would serve under; what was counted under it, and beside whom, is kept in
+gateway/dossier.py. A candidate that is wrong in any way costs nobody an answer: it is not
+compared, and says why.
 """
 
 from __future__ import annotations
@@ -14,35 +14,32 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
 
-from gateway import identity
 from gateway.contract.bundle import open_bundle
-from gateway.errors import BundleMissing, DataError, UnderstudyError
+from gateway.contract.certificate import Fault
+from gateway.dossier import Dossier, Known, Live
+from gateway.errors import BundleMissing, UnderstudyError
 from gateway.routing.cascade import Cascade
 from gateway.routing.policy import EscalationPolicy
-from gateway.rungs import open_student, policy_of
+from gateway.rungs import open_student, policy_of, standing
 from gateway.settings import TaskSettings, environment_without_keys
 from gateway.shadow.pairing import Measure
-from gateway.shadow.promotion import Decision, Saved, Terms, Trial, Verdict
-from gateway.shadow.runner import NICENESS, Runner, State
+from gateway.shadow.promotion import Decision, Footing, Gate, Terms, Trial, Verdict, Why
+from gateway.shadow.runner import Runner, State
 from gateway.shadow.shadow import Candidate, Sampling, Shadow
 from gateway.shadow.slices import Slices
-from gateway.store import comparisons
-from gateway.store.comparisons import Counted, Disagreement
+from gateway.store.comparisons import Disagreement
+from gateway.store.database import Database
 from gateway.students.process import ProcessWorker
 from gateway.students.registry import Registry, Roles
 from gateway.students.rehearsal import handed_on
 from gateway.students.student import Student
 from gateway.telemetry.metrics import Metrics
-from gateway.types import Lapse
-
-if TYPE_CHECKING:
-    from sqlalchemy import Engine
+from gateway.types import Answer, Lapse
 
 _EVERY_S = 5.0  # seconds of evidence that a crash may lose; comparisons themselves are stored
 _WORST = 10  # disagreements that a status shows
@@ -72,7 +69,8 @@ class Progress:
 
     `share` is that of the requests which it is shown. `shed` and `lapses` are of this process:
     requests that it was not shown, and that it said nothing of, by cause. `ended`: why it was left
-    alone, in words.
+    alone, in words. `anew`: in words why gates began anew, and which. `void`: why its certificate
+    does not hold.
     """
 
     name: str
@@ -85,6 +83,8 @@ class Progress:
     shed: Mapping[str, int]
     lapses: Mapping[Lapse, int]
     worst: tuple[Disagreement, ...] = ()
+    anew: Mapping[str, tuple[Gate, ...]] = field(default_factory=dict)
+    void: Fault | None = None
 
     def requests(self, pairs: int, needed: int | None) -> int | None:
         """About how many further requests of the task bring so many pairs; None: nobody knows."""
@@ -106,7 +106,7 @@ class Candidacy:
         settings: TaskSettings,
         *,
         metrics: Metrics,
-        engine: Engine | None = None,
+        database: Database | None = None,
         clock: Callable[[], float] = time.time,
         every_s: float = _EVERY_S,
     ) -> None:
@@ -115,15 +115,14 @@ class Candidacy:
         self._serves = serves
         self._settings = settings
         self._metrics = metrics
-        self._engine = engine
         self._clock = clock
         self._every = every_s
-        self._process = identity.answer_id()  # names what this process counts
+        self._dossier = Dossier(shadow.task, database, clock)
         self._students: dict[str, Student] = {}
-        self._others: Sequence[Counted] = ()  # what other processes have counted, as last seen
+        self._void: dict[str, Fault | None] = {}  # by candidate: why its certificate does not hold
+        self._beside = self._now_beside()
         self._changing = asyncio.Lock()
         self._living: asyncio.Task[None] | None = None
-        self._kept: dict[str, int] = {}  # by candidate: requests compared when it was last saved
         self._wake = asyncio.Event()  # somebody has changed something: look now
         self._retiring: set[asyncio.Task[None]] = set()
 
@@ -158,29 +157,27 @@ class Candidacy:
         return ""
 
     async def remove(self, name: str, *, by: str) -> None:
-        """Compare it no more; its bundle stays in the registry. Raises BundleMissing."""
+        """Compare it no more; its bundle and its evidence stay. Raises BundleMissing."""
         async with self._changing:
             if name not in self.names:
                 raise BundleMissing(
                     f"{name[:120]!r} is no candidate of {self.shadow.task}",
                     mend=f"name one of: {', '.join(self.names) or '(none)'}",
                 )
-            await self._save()
             self._leave(name)
             await asyncio.to_thread(self._serves.registry.withdraw, name)
         _log.info("candidate removed", task=self.shadow.task, by=by, bundle=name)
 
     def follow(self, settings: TaskSettings) -> None:
-        """From now on these settings hold. A gate whose limit has moved begins anew."""
+        """From now on these settings hold. A gate begins anew where what it rests on has moved."""
         before, self._settings = self._settings.shadow, settings
         self._wake.set()
         self.shadow.sampling = sampling(settings)
-        terms = settings.shadow.gates.terms()
-        run = ("workers", "queue", "limit_ms")
+        run = ("workers", "queue", "busy", "limit_ms")
         again = any(getattr(before, name) != getattr(settings.shadow, name) for name in run)
         for each in self.shadow.candidates:
             try:
-                policy = self._policy(self._students[each.name])
+                policy, void = self._policy(self._students[each.name])
             except UnderstudyError as error:
                 _log.warning(
                     "a candidate does not fit the settings", bundle=each.name, error=error.message
@@ -188,23 +185,26 @@ class Candidacy:
                 self._leave(each.name)
                 continue
             each.follow(policy, measure(settings))
-            each.trial = Trial.restored(each.trial.saved(), terms)
+            self._void[each.name] = void
             if again:
                 old, each.runner = each.runner, self._runner(each.name)
                 self._retire(old)
+        self._stand()
 
     async def progress(self, *, worst: int = _WORST) -> list[Progress]:
         """What is known of each candidate now, with the worst disagreements of each."""
-        await self._look()
+        self._stand()
+        await self._dossier.look(self.names)
         return await asyncio.to_thread(self._judged, self._seen(), worst)
 
-    def verdict(self, bundle: str) -> Verdict | None:
+    async def verdict(self, bundle: str) -> Verdict | None:
         """Whether the bundle of that name may serve; None: it is not under test.
 
-        What other processes have counted is as it was some seconds ago.
+        It is that of `progress`; what other processes have counted is as it was some seconds ago.
         """
-        found = self._judged([each for each in self._seen() if each.progress.name == bundle], 0)
-        return found[0].verdict if found else None
+        self._stand()
+        found = await asyncio.to_thread(self._judged, self._seen(), 0)
+        return next((each.verdict for each in found if each.name == bundle), None)
 
     async def close(self) -> None:
         """Compare no more, and keep what was counted."""
@@ -212,9 +212,9 @@ class Candidacy:
             self._living.cancel()
             await asyncio.wait({self._living})
         self.shadow.close()
-        await self._save()
         for name in self.names:
             self._leave(name)
+        await self._dossier.save(())
         if self._retiring:
             await asyncio.wait(self._retiring)
 
@@ -224,7 +224,12 @@ class Candidacy:
             try:
                 async with self._changing:
                     await self._reconcile()
-                    await self._save()
+                    self._stand()
+                    await self._dossier.save(self.shadow.candidates)
+                await self._dossier.hear(
+                    self.names, self._settings.shadow.gates.terms(), measure(self._settings)
+                )
+                await self._dossier.fold()
                 found = await self.progress(worst=0) if self.names else []
                 self.decisions = {each.name: each.verdict.decision for each in found}
                 self._metrics.judged(self.shadow.task, self.decisions)
@@ -264,8 +269,8 @@ class Candidacy:
     async def _enter(self, name: str) -> None:
         """Open a bundle and begin its processes. Raises what is wrong with it."""
         student = await asyncio.to_thread(self._open, name)
-        policy = self._policy(student)
-        self._students[name] = student
+        policy, void = self._policy(student)
+        self._students[name], self._void[name] = student, void
         settings = self._settings
         candidate = Candidate(
             name,
@@ -275,31 +280,86 @@ class Candidacy:
             measure=measure(settings),
             trial=Trial(settings.shadow.gates.terms(), began=self._clock()),
             slices=Slices(tuple(settings.audit.audited().fields)),
+            pairs=self._pairs,
         )
+        self._beside = self._now_beside()
+        self._dossier.begin(candidate, candidate.trial.terms, self._footing(candidate))
         self.shadow.enter(candidate)
         self._metrics.tried(self.shadow.task, self.names)
-        await self._look()
+        await self._dossier.look(self.names)
 
     def _open(self, name: str) -> Student:
         """Load it; it was rehearsed when it came into the registry."""
         return open_student(self._settings, open_bundle(self._serves.registry.find(name)))
 
-    def _policy(self, student: Student) -> EscalationPolicy:
-        """The settings' policy for it, without a certificate: that is of who serves, and no other.
+    def _policy(self, student: Student) -> tuple[EscalationPolicy, Fault | None]:
+        """The policy that it would serve under, and why its certificate does not hold.
 
-        Raises SettingsError.
+        Where the settings want a certificate and it has none that holds, it would leave everything
+        to the teacher: it is measured without one, to be looked at, and is not promoted until it
+        has one. Raises SettingsError.
         """
-        policy = self._settings.policy.model_copy(update={"certificate": None})
-        settings = self._settings.model_copy(update={"policy": policy})
-        teacher = self._serves.cascade.teacher.name
-        return policy_of(self.shadow.task, settings, student, teacher=teacher)
+        task, teacher = self.shadow.task, self._serves.cascade.teacher.name
+        found = policy_of(task, self._settings, student, teacher=teacher)
+        if found.warrant is None or found.warrant.fault is None:
+            return found, None
+        bare = self._settings.policy.model_copy(update={"certificate": None})
+        settings = self._settings.model_copy(update={"policy": bare})
+        return policy_of(task, settings, student, teacher=teacher), found.warrant.fault
+
+    def _now_beside(self) -> _Beside:
+        """Who serves now, and under which policy."""
+        cascade, now = self._serves.cascade, self._clock()
+        policy, stale, bundle = cascade.policy(), cascade.stale(), cascade.rung.bundle
+        teacher, settings = cascade.teacher.name, self._settings.policy
+        name = standing(policy, settings, teacher=teacher, now=now, stale=stale)
+        return _Beside(bundle.id if bundle else "", name, policy, stale, now)
+
+    def _footing(self, candidate: Candidate) -> Footing:
+        """What is counted of the candidate now is counted under this."""
+        teacher, settings = self._serves.cascade.teacher.name, self._settings.policy
+        its = standing(candidate.policy, settings, teacher=teacher, now=self._clock())
+        beside = self._beside
+        return Footing(its, beside.serving, beside.standing, candidate.measure.slow_s)
+
+    def _stand(self) -> None:
+        """Where something has moved that evidence rests on, let that begin anew."""
+        if not (beside := self._now_beside()).is_as(self._beside):
+            self._beside = beside
+        terms = self._settings.shadow.gates.terms()
+        for each in self.shadow.candidates:
+            footing, before = self._footing(each), each.trial
+            if footing == before.footing and terms.limits == before.terms.limits:
+                before.terms = terms
+                continue
+            self._dossier.begin(each, terms, footing)
+            if before.rows and (moved := each.trial.moved(before.saved())):
+                _log.info(
+                    "evidence begun anew",
+                    task=self.shadow.task,
+                    bundle=each.name,
+                    gates=[gate.value for gate in moved],
+                    because=sorted({why for reasons in moved.values() for why in reasons}),
+                )
+
+    def _pairs(self, answer: Answer) -> bool:
+        """Whether it was answered by the student that serves, under its policy of now."""
+        cascade, beside = self._serves.cascade, self._beside
+        if cascade.policy() is not beside.policy or cascade.stale() is not beside.stale:
+            self._wake.set()
+            return False
+        if answer.at - answer.stages.total < beside.since:
+            return False
+        if answer.student is not None:
+            return answer.student.bundle == beside.serving
+        return cascade.canary is None or not cascade.canary.takes(answer.instance)
 
     def _runner(self, name: str) -> Runner:
         student, chosen = self._students[name], self._settings.shadow
 
         def start() -> ProcessWorker:
             environment = handed_on(environment_without_keys())
-            return ProcessWorker(student, environment=environment, niceness=NICENESS)
+            return ProcessWorker(student, environment=environment, aside=True)
 
         return Runner(
             name,
@@ -307,6 +367,7 @@ class Candidacy:
             workers=chosen.workers,
             queue=chosen.queue,
             limit_s=chosen.limit_ms / 1000,
+            busy=chosen.busy,
         )
 
     def _taken(self) -> frozenset[str | None]:
@@ -316,7 +377,9 @@ class Candidacy:
     def _leave(self, name: str) -> None:
         found = self.shadow.leave(name)
         self._students.pop(name, None)
+        self._void.pop(name, None)
         if found is not None:
+            self._dossier.end(found)
             self._retire(found.runner)
         self._metrics.tried(self.shadow.task, self.names)
 
@@ -325,42 +388,8 @@ class Candidacy:
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
 
-    async def _save(self) -> None:
-        """Keep what this process has counted; a database in trouble is asked again next time.
-
-        Nothing is written of a candidate of which nothing is new.
-        """
-        now = {each.name: each.slices.whole.compared for each in self.shadow.candidates}
-        if self._engine is None or now == self._kept:
-            return
-        rows = [
-            Counted(
-                self._process,
-                each.name,
-                each.trial.began,
-                {"trial": each.trial.saved(), "slices": each.slices.saved()},
-            )
-            for each in self.shadow.candidates
-            if now[each.name] != self._kept.get(each.name)
-        ]
-        with suppress(SQLAlchemyError):
-            if rows:
-                await asyncio.to_thread(
-                    comparisons.save, self._engine, self.shadow.task, self._process, rows
-                )
-            self._kept = now
-
-    async def _look(self) -> None:
-        """See what other processes have counted; what cannot be read now is as it was."""
-        if self._engine is None:
-            return
-        with suppress(SQLAlchemyError):
-            found = await asyncio.to_thread(comparisons.counted, self._engine, self.shadow.task)
-            self._others = [each for each in found if each.process != self._process]
-
     def _seen(self) -> list[_Seen]:
         """All that a judgement needs, as of now: it is made beside the event loop."""
-        terms = self._settings.shadow.gates.terms()
         return [
             _Seen(
                 Progress(
@@ -370,44 +399,51 @@ class Candidacy:
                     began=each.trial.began,
                     share=self.shadow.sampling.share,
                     verdict=_UNJUDGED,
-                    slices=Slices.restored(each.slices.saved()),
+                    slices=each.slices,
                     shed={cause.value: count for cause, count in each.runner.shed.items()},
                     lapses=dict(each.runner.lapses),
+                    void=self._void[each.name],
                 ),
-                each.trial.saved(),
-                terms,
+                self._dossier.live(each),
             )
             for each in self.shadow.candidates
         ]
 
     def _judged(self, seen: Sequence[_Seen], worst: int) -> list[Progress]:
         """Add what others have counted, and judge. Blocks."""
-        others, now = list(self._others), self._clock()
-        order = _order(others, seen)
-        found = []
-        for each in seen:
-            trial, slices = Trial.restored(each.saved, each.terms), each.progress.slices
-            for other in others:
-                if other.candidate == each.progress.name:
-                    _absorb(trial, slices, other)
-            place = order[each.progress.name] if self._settings.shadow.gates.sequence else None
-            progress = replace(
-                each.progress,
-                began=trial.began,
-                verdict=trial.verdict(now, rivals=max(1, len(self.names)), place=place),
+        gates = self._settings.shadow.gates
+        known = self._dossier.known([each.live for each in seen], gates.terms())
+        return [
+            replace(
+                progress,
+                began=(its := known[progress.name]).trial.began,
+                slices=its.slices,
+                verdict=_verdict(its, progress.void, sequence=gates.sequence),
+                anew=its.anew,
+                worst=self._dossier.worst(progress.name, worst),
             )
-            if worst and self._engine is not None:
-                progress = replace(progress, worst=self._worst(progress.name, worst))
-            found.append(progress)
-        return found
+            for progress in (each.progress for each in seen)
+        ]
 
-    def _worst(self, name: str, limit: int) -> tuple[Disagreement, ...]:
-        if self._engine is None:
-            return ()
-        with suppress(SQLAlchemyError):
-            found = comparisons.worst(self._engine, self.shadow.task, name, limit=limit)
-            return tuple(found)
-        return ()
+
+@dataclass(frozen=True, slots=True)
+class _Beside:
+    """Who serves beside the candidates: the bundle's id, and a fingerprint of its policy.
+
+    `since`, in seconds since the epoch, is from when on it has been so.
+    """
+
+    serving: str
+    standing: str
+    policy: EscalationPolicy
+    stale: bool
+    since: float
+
+    def is_as(self, other: _Beside) -> bool:
+        """Whether nothing has moved."""
+        return (self.serving, self.standing, self.stale) == (
+            other.serving, other.standing, other.stale,
+        ) and self.policy is other.policy  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -415,8 +451,16 @@ class _Seen:
     """One candidate as of a moment; its progress waits for the judgement."""
 
     progress: Progress
-    saved: Saved
-    terms: Terms
+    live: Live
+
+
+def _verdict(known: Known, void: Fault | None, *, sequence: bool) -> Verdict:
+    """What may be done with a candidate; without a certificate that is due it is held."""
+    place = known.place if sequence else None
+    found = known.trial.verdict(rivals=known.rivals, place=place)
+    if void is not None and found.decision is Decision.PROMOTE:
+        return replace(found, decision=Decision.HOLD, why=Why.UNCERTIFIED)
+    return found
 
 
 def sampling(settings: TaskSettings) -> Sampling:
@@ -434,24 +478,4 @@ def measure(settings: TaskSettings) -> Measure:
     )
 
 
-def _absorb(trial: Trial, slices: Slices, other: Counted) -> None:
-    """Add what another process has counted; what cannot be read is left out, and said."""
-    try:
-        trial.absorb(other.state["trial"])
-        slices.absorb(Slices.restored(other.state["slices"]))
-    except (DataError, KeyError, TypeError, ValueError) as error:
-        _log.warning("a count is not read", candidate=other.candidate, error=str(error))
-
-
-def _order(others: Sequence[Counted], seen: Sequence[_Seen]) -> Mapping[str, int]:
-    """The place of each candidate among all that ever were under test, from 1."""
-    began: dict[str, float] = {}
-    for name, at in (
-        *((each.candidate, each.began) for each in others),
-        *((each.progress.name, each.progress.began) for each in seen),
-    ):
-        began[name] = min(at, began.get(name, at))
-    return {name: place for place, name in enumerate(sorted(began, key=began.__getitem__), 1)}
-
-
-_UNJUDGED = Trial(Terms(), began=0.0).verdict(0.0)
+_UNJUDGED = Trial(Terms(), began=0.0).verdict()

@@ -11,17 +11,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import structlog
 
 from gateway.shadow.served import Past, ServedQuality
 from gateway.store import history
+from gateway.store.database import Database
 from gateway.store.history import Remembered
 from gateway.store.records import Selection
-
-if TYPE_CHECKING:
-    from sqlalchemy import Engine
 
 _WINDOW_S = 7 * 86_400.0  # one week: each day of it has the traffic of its kind
 _MOST = (
@@ -33,7 +30,7 @@ _log = structlog.get_logger(__name__)
 
 
 async def recall(
-    engine: Engine, quality: ServedQuality, tasks: Iterable[str], *, now: float
+    engine: Database, quality: ServedQuality, tasks: Iterable[str], *, now: float
 ) -> None:
     """Count what was served of these tasks in the week up to `now`, in seconds since the epoch."""
     for task in tasks:
@@ -43,7 +40,7 @@ async def recall(
             _log.warning("the served error begins anew", task=task, error=type(error).__name__)
 
 
-async def _recall(engine: Engine, quality: ServedQuality, task: str, now: float) -> None:
+async def _recall(engine: Database, quality: ServedQuality, task: str, now: float) -> None:
     past, answers = quality.past(task), 0
     wanted = Selection(task=task, since=now - _WINDOW_S, until=now)
     pages = history.pages(engine, wanted, most=_MOST)

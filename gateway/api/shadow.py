@@ -60,9 +60,9 @@ class VerdictReply(_Part):
     """What may be done with the candidate now, and why."""
 
     decision: str = Field(description="promote, hold or reject")
-    why: str = Field(description="proved, refuted, early, open or inconclusive")
+    why: str = Field(description="proved, refuted, early, uncertified, open or inconclusive")
     alpha: float = Field(description="what this candidate may spend of it")
-    elapsed_s: float
+    elapsed_s: float = Field(description="that every gate was under test")
     remaining_s: float = Field(description="until the time is up")
     gates: list[FindingReply]
 
@@ -91,6 +91,13 @@ class DisagreementReply(_Part):
     fields: dict[str, FieldValue] | None
 
 
+class AnewReply(_Part):
+    """Gates that began anew: what was seen before says nothing of them."""
+
+    because: str = Field(description="what moved")
+    gates: list[str]
+
+
 class CandidateReply(_Part):
     """One candidate: how it does, what was compared, what it proves."""
 
@@ -99,6 +106,10 @@ class CandidateReply(_Part):
     ended: str = Field(description="why it is left alone; empty: it is not")
     began: float = Field(description="seconds since the epoch")
     share: float = Field(description="of the requests, which it is shown")
+    void: str | None = Field(
+        description="why its certificate does not hold; null: it does, or none is due"
+    )
+    anew: list[AnewReply] = Field(description="what began anew while it was under test, and why")
     skipped: dict[str, int] = Field(description="requests drawn and not shown to it, by cause")
     lapses: dict[str, int] = Field(description="requests that it said nothing of, by cause")
     verdict: VerdictReply
@@ -119,6 +130,11 @@ class CandidateReply(_Part):
             ended=progress.ended,
             began=progress.began,
             share=progress.share,
+            void=progress.void,
+            anew=[
+                AnewReply(because=because, gates=[gate.value for gate in gates])
+                for because, gates in progress.anew.items()
+            ],
             skipped=dict(progress.shed),
             lapses={lapse.value: count for lapse, count in progress.lapses.items()},
             verdict=VerdictReply(

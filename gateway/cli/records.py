@@ -20,8 +20,7 @@ from gateway.cli.terminal import AsJson, Config, print_json, print_tables, table
 from gateway.errors import SettingsError, UsageError
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
+    from gateway.store.database import Database
     from gateway.store.records import Record, Selection
 
 _PATIENCE = 30.0  # seconds that a command waits for the gateway's commits; nobody waits for it
@@ -120,7 +119,7 @@ def purge(
 
 
 @contextmanager
-def opened(config: Path) -> Iterator[Engine]:
+def opened(config: Path) -> Iterator[Database]:
     """The database of those settings, as a guest of the gateway that owns it."""
     from gateway.settings import load
     from gateway.store.database import open_database
@@ -138,7 +137,7 @@ def opened(config: Path) -> Iterator[Engine]:
         engine.dispose()
 
 
-def _print(engine: Engine, wanted: Selection) -> None:
+def _print(engine: Database, wanted: Selection) -> None:
     """Write to standard output; who reads it may have seen enough before the end."""
     import os
 
@@ -149,7 +148,7 @@ def _print(engine: Engine, wanted: Selection) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
 
 
-def _write(engine: Engine, wanted: Selection, file: IO[str]) -> int:
+def _write(engine: Database, wanted: Selection, file: IO[str]) -> int:
     """Write those records as JSON lines, page by page; returns how many."""
     import orjson
 

@@ -15,10 +15,10 @@ from gateway.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from rich.table import Table
-    from sqlalchemy import Engine
 
     from gateway.settings import TaskSettings
     from gateway.shadow.page import Trialled
+    from gateway.store.database import Database
 
 Row = Sequence[Any]
 
@@ -84,12 +84,12 @@ def report(
     from gateway.cli.aside import one_task
     from gateway.cli.records import opened
     from gateway.shadow.page import page
-    from gateway.store import comparisons
+    from gateway.store import trials
 
     name, chosen = one_task(settings.load(config), task)
     with opened(config) as engine:
-        names = [each.candidate for each in comparisons.counted(engine, name)]
-        wanted = [each for each in dict.fromkeys(names) if candidate in {None, each}]
+        names = sorted({each.candidate for each in trials.headers(engine, name)})
+        wanted = [each for each in names if candidate in {None, each}]
         if not wanted:
             raise UsageError(
                 f"nothing is known of {candidate or 'any candidate'} of {name}",
@@ -103,18 +103,21 @@ def report(
     print(f"{out}: {len(found)} of the candidates of {name}")
 
 
-def _trialled(engine: Engine, task: str, candidate: str, settings: TaskSettings) -> Trialled:
+def _trialled(engine: Database, task: str, candidate: str, settings: TaskSettings) -> Trialled:
     """All that a page shows of one candidate."""
     from gateway.candidacy import measure
     from gateway.shadow.course import courses
     from gateway.shadow.page import Trialled as Found
     from gateway.shadow.slices import Slices
-    from gateway.store import comparisons
+    from gateway.store import comparisons, trials
 
     slices = Slices()
-    for each in comparisons.counted(engine, task):
-        if each.candidate == candidate:
-            slices.absorb(Slices.restored(each.state["slices"]))
+    segments = [
+        each.segment for each in trials.headers(engine, task) if each.candidate == candidate
+    ]
+    for each in trials.counted(engine, segments):
+        if each.slices is not None:
+            slices.absorb(Slices.restored(each.slices))
     return Found(
         name=candidate,
         courses=courses(
@@ -177,5 +180,9 @@ def _in_words(found: Mapping[str, Any]) -> str:
     said = f"{found['name']}: {verdict['decision']}, {verdict['why']}; it is {found['state']}"
     if found["ended"]:
         said += f" ({found['ended']})"
+    if found["void"]:
+        said += f"; its certificate does not hold ({found['void']}), so that it is not promoted"
+    for each in found["anew"]:
+        said += f"\nbegun anew because {each['because']}: {', '.join(each['gates'])}"
     left = verdict["remaining_s"]
     return f"{said}; the test runs for another {left / _HOUR_S:.1f} h" if left else said

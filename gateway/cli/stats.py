@@ -23,6 +23,7 @@ _WINDOWS = ("1m", "10m", "1h")
 _USD = 1e-6  # of a micro-USD
 _RATE = ("rows", "audits", "void", "estimate", "lower", "upper", "disagreement",
          "disagreement_upper")  # fmt: skip
+_ACCURACY = ("estimated", "audited", "audits", "lower", "upper")
 
 
 def stats(
@@ -57,6 +58,10 @@ def _tables(title: str, task: Mapping[str, Any], window: str) -> Iterator[Table]
         _disagreement(task),
     )  # fmt: skip
     yield table("Cost", "what usd unknown", _cost(task["cost"]))
+    if canary := task.get("canary"):
+        yield table(
+            "Canary", "bundle step share rows remaining_rows remaining_s", [_climbed(canary)]
+        )
     if task.get("budget"):
         yield table("Budget", "window limit spent reserved remaining", _budget(task["budget"]))
     if task.get("served_error"):
@@ -68,6 +73,14 @@ def _tables(title: str, task: Mapping[str, Any], window: str) -> Iterator[Table]
     if watch := task.get("watch"):
         yield table("Alarms", "stream level limit share rows of_the_bar", _alarms(watch))
         yield table("Traffic", "signal state mean before rows", _traffic(watch))
+        if watch["mix"]:
+            yield table("What the student says", "head state psi limit moved rows", _mix(watch))
+        if accuracy := watch["accuracy"]:
+            yield table(
+                "Accuracy of what it serves",
+                "estimated audited audits score_less_right_from to",
+                [[accuracy[part] for part in _ACCURACY]],
+            )
 
 
 def _latency(task: Mapping[str, Any], window: str) -> Iterator[Row]:
@@ -103,6 +116,11 @@ def _cost(cost: Mapping[str, Any]) -> Iterator[Row]:
     yield "saved: avoided - student - audits", _usd(spared) if known else None, None
 
 
+def _climbed(canary: Mapping[str, Any]) -> Row:
+    said = (canary[part] for part in ("share", "rows", "remaining_rows", "remaining_s"))
+    return canary["bundle"], f"{canary['step']} of {canary['steps']}", *said
+
+
 def _budget(budget: Mapping[str, Any]) -> Iterator[Row]:
     for window, balance in budget["windows"].items():
         parts = ("limit", "spent", "reserved", "remaining")
@@ -132,11 +150,21 @@ def _traffic(watch: Mapping[str, Any]) -> Iterator[Row]:
         yield signal, moved["state"], moved["mean"], moved["before"], moved["rows"]
 
 
+def _mix(watch: Mapping[str, Any]) -> Iterator[Row]:
+    for head, mix in watch["mix"].items():
+        yield head, *(mix[part] for part in ("state", "psi", "limit", "moved", "rows"))
+
+
 def _rate(rate: Mapping[str, Any]) -> Row:
     return tuple(rate[part] for part in _RATE)
 
 
 def _remarks(task: Mapping[str, Any]) -> Iterator[str]:
+    if canary := task.get("canary"):
+        when = datetime.fromtimestamp(canary["since"], UTC)
+        yield f"the canary is on this step since {when:%Y-%m-%d %H:%M} UTC; by {canary['by']}"
+        if canary["absent"]:
+            yield f"THE CANARY DOES NOT ANSWER HERE: {canary['absent']}"
     if watch := task.get("watch"):
         yield from _watched(watch)
     served = task.get("served_error")
@@ -162,6 +190,8 @@ def _watched(watch: Mapping[str, Any]) -> Iterator[str]:
         yield f"INCIDENT since {when:%Y-%m-%d %H:%M} UTC, nobody is promoted: {incident['why']}"
     if watch["certificate_stale"]:
         yield "the certificate is stale, for traffic drifts: understudy policy certify"
+    if watch["accuracy"] and watch["accuracy"]["recalibrate"]:
+        yield "scores are not what audits find: recalibrate, with understudy improve"
     if watch["audits_doubled"]:
         yield "the audit share is doubled until alarms and traffic are calm"
 

@@ -143,6 +143,17 @@ class Settings(Part):
         return self
 
     @model_validator(mode="after")
+    def _people_judge_what_is_stored(self) -> Self:
+        """A verdict finds its comparisons in the database."""
+        for name, task in self.tasks.items():
+            if not self.records.enabled and task.shadow.gates.losses is not None:
+                raise ValueError(
+                    f"tasks.{name}.shadow.gates.losses counts verdicts on stored answers, and "
+                    "records.enabled is false; enable records, or leave the gate out"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _replicas_share_their_records(self) -> Self:
         """A SQLite file has one writing process, and so can serve one replica."""
         records = self.records

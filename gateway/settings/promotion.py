@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
 from gateway.routing.risk import Rule
+from gateway.routing.severity import Critical
+from gateway.settings.alarms import AlarmSettings
 from gateway.settings.part import Part
 from gateway.settings.rule import RuleSettings
 from gateway.shadow.ladder import Ladder, Step
+from gateway.shadow.streams import Stream, Terms
 
 _DAY_S = 86_400.0  # seconds
 
@@ -20,7 +24,7 @@ class StepSettings(Part):
     share: float = Field(gt=0.0, le=1.0, description="of all keys")
     minimum_s: float = Field(default=3600.0, ge=0.0, description="that it lasts at least")
     rows: int = Field(
-        default=200, ge=0, description="texts that the canary answers in it at least, by replica"
+        default=200, ge=0, description="texts that the canary answers in it at least, over replicas"
     )
 
 
@@ -58,11 +62,28 @@ class CanaryAlarmSettings(Part):
         default=0.1, description="with the teacher, in its audited answers; null: not watched"
     )
     failures: Annotated[float, Field(gt=0.0, lt=1.0)] | None = Field(
-        default=0.01, description="texts that it fails on; null: not watched"
+        default=0.01, description="of the requests of a second that it fails on; null: not watched"
     )
     apart: float = Field(
         default=10_000.0, gt=1.0, description="rows between two false alarms, in the mean"
     )
+
+    def terms(self, serving: AlarmSettings, critical: Critical | None) -> Terms:
+        """When a canary goes back, under a policy with these critical labels.
+
+        What it misses and how late it is, it may as often as the student that serves.
+        """
+        limits = {
+            Stream.ERROR: self.disagreement,
+            Stream.CRITICAL: serving.critical,
+            Stream.FAILURES: self.failures,
+            Stream.LATENCY: serving.latency,
+        }
+        return replace(
+            serving.terms(critical),
+            limits={stream: limit for stream, limit in limits.items() if limit is not None},
+            apart=self.apart,
+        )
 
 
 class PromotionSettings(Part):

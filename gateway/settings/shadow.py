@@ -14,7 +14,8 @@ _Difference = Annotated[float, Field(gt=-1.0, lt=1.0)]
 _TERMS = Terms()
 
 _GATES = (
-    Gate.DISAGREEMENT, Gate.NOISE, Gate.SERVING, Gate.CRITICAL, Gate.ESCALATION, Gate.LATENCY,
+    Gate.DISAGREEMENT, Gate.NOISE, Gate.SERVING, Gate.LOSSES, Gate.CRITICAL, Gate.ESCALATION,
+    Gate.LATENCY,
 )  # fmt: skip
 
 
@@ -24,6 +25,7 @@ class GateSettings(Part):
     disagreement: _Share | None = _TERMS.limits[Gate.DISAGREEMENT]
     noise: _Difference | None = Field(default=None, description="needs double_asked")
     serving: _Difference | None = _TERMS.limits[Gate.SERVING]
+    losses: _Share | None = Field(default=None, description="needs records, and people's verdicts")
     critical: _Share | None = Field(default=None, description="needs policy.critical")
     escalation: _Difference | None = _TERMS.limits[Gate.ESCALATION]
     latency: _Difference | None = _TERMS.limits[Gate.LATENCY]
@@ -67,10 +69,16 @@ class ShadowSettings(Part):
     candidates: int = Field(default=3, ge=1, le=16, description="under test at once, at most")
     workers: int = Field(default=1, ge=1, le=64, description="processes of each candidate")
     queue: int = Field(default=256, ge=1, description="texts that may wait for one candidate")
-    limit_ms: float = Field(
-        default=10_000.0,  # a candidate stands back: on a busy machine it waits, and has not hung
+    busy: float = Field(
+        default=0.1,  # what answers shares caches and cores with it, however it stands back
         gt=0.0,
-        description="of a batch; then it has hung",
+        le=1.0,
+        description="share of its time that a process of a candidate works; then it rests",
+    )
+    limit_ms: float = Field(
+        default=10_000.0,  # loading a page or two from a slow disk is not to hang
+        gt=0.0,
+        description="of a batch, while it has a processor; then it has hung",
     )
     audit_wait_s: float = Field(default=30.0, gt=0.0, description="for the audit of an answer")
     gates: GateSettings = GateSettings()

@@ -1,5 +1,8 @@
 """How the evidence of a candidate grew: its stored comparisons, told again from the first one on.
 
+Told is what counts on the footing that held last: what was seen under other policies, or beside
+another student, says nothing of a gate that rests on these.
+
 Bounds that hold at all times may be drawn at all times: the course of a bound is honest as it is,
 and needs no correction for how often somebody looked.
 """
@@ -11,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from gateway.shadow.pairing import Measure, Sight
-from gateway.shadow.promotion import Finding, Gate, Terms, Trial
+from gateway.shadow.promotion import Finding, Footing, Gate, Terms, Trial
 
 _POINTS = 120  # of a curve: one in seven pixels, and each costs some milliseconds
 
@@ -32,14 +35,19 @@ def courses(
     rows: Callable[[], Iterable[tuple[float, Sight]]], *, terms: Terms, measure: Measure
 ) -> Courses:
     """The course of each gate. `rows` gives the times and sights, the oldest first, twice."""
-    total = sum(1 for _ in rows())
+    total, footing = 0, Footing()
+    for _, sight in rows():
+        total += 1
+        footing = measure.footing(sight) if sight.paired else footing
     every = max(1, math.ceil(total / _POINTS))
     found: Courses = {gate: [] for gate in terms.limits}
     trial: Trial | None = None
     for number, (at, sight) in enumerate(rows(), 1):
-        trial = trial or Trial(terms, began=at)
-        trial.add(measure.pair(sight))
+        trial = trial or Trial(terms, began=at, footing=footing)
+        seen_under = measure.footing(sight)
+        trial.add(measure.pair(sight), at=at, footing=seen_under)
+        trial.add(measure.judged(sight), footing=seen_under)
         if number % every == 0 or number == total:
-            for finding in trial.verdict(at).findings:
+            for finding in trial.verdict().findings:
                 found[finding.gate].append(Point(number, at, finding))
     return found

@@ -2,8 +2,9 @@
 
 What counts is what would be served. A candidate that leaves a request to the teacher differs from
 nobody there, and pays for it at the gate of escalations; so does one that fails. The same holds of
-the student that serves. Only rows whose teacher's view is there by chance say anything of labels,
-and none says anything where the caller chose who answers.
+the student that serves; what a canary answered is no pair with it. Only rows whose teacher's view
+is there by chance say anything of labels, and none says anything where the caller chose who
+answers.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from gateway.shadow.promotion import Pair
+from gateway.shadow.promotion import Footing, Pair
 from gateway.types import Comparison, Prediction
 
 Labels = Mapping[str, frozenset[str]]  # head -> what was said of it
@@ -24,7 +25,8 @@ class Sight:
     """What was seen of one request, whether it has just been or is read back.
 
     `labels` of None: the candidate failed; `serving` of None: no student answered. Times are in
-    seconds, None: not known.
+    seconds, None: not known. `policy`, `serves` and
+    `serving_policy` are those of the comparison. `gold` is what a person says is right.
     """
 
     labels: Labels | None
@@ -37,6 +39,15 @@ class Sight:
     second: Labels | None
     by_chance: bool
     wished: bool
+    policy: str = ""
+    serves: str = ""
+    serving_policy: str | None = ""
+    gold: Labels | None = None
+
+    @property
+    def paired(self) -> bool:
+        """Whether it was the student that serves which answered, under its policy."""
+        return self.serving_policy is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +62,12 @@ class Measure:
         if sight.wished:
             return _NOTHING
         differs = serving_differs = teacher_differs = missed = None
+        paired = sight.paired
         if sight.by_chance and sight.teacher is not None:
             kept = not sight.escalates
             differs = kept and sight.labels != sight.teacher
-            serving_differs = not sight.serving_escalates and sight.serving != sight.teacher
+            if paired:
+                serving_differs = not sight.serving_escalates and sight.serving != sight.teacher
             if sight.second is not None:
                 teacher_differs = kept and sight.second != sight.teacher
             missed = self._missed(sight.teacher, sight.labels if kept else None)
@@ -64,10 +77,31 @@ class Measure:
             teacher_differs=teacher_differs,
             missed=missed,
             escalates=sight.escalates,
-            serving_escalates=sight.serving_escalates,
+            serving_escalates=sight.serving_escalates if paired else None,
             slow=sight.seconds is None or sight.seconds > self.slow_s,
-            serving_slow=sight.serving_seconds is not None and sight.serving_seconds > self.slow_s,
+            serving_slow=self._slow(sight.serving_seconds) if paired else None,
         )
+
+    def judged(self, sight: Sight) -> Pair:
+        """What a person's word says of both students; an escalated request is the teacher's.
+
+        Where that is not known, it says nothing.
+        """
+        if sight.wished or not sight.paired or sight.gold is None:
+            return _NOTHING
+        return Pair(
+            right=_right(sight.labels, sight.teacher, sight.gold, escalates=sight.escalates),
+            serving_right=_right(
+                sight.serving, sight.teacher, sight.gold, escalates=sight.serving_escalates
+            ),
+        )
+
+    def footing(self, sight: Sight) -> Footing:
+        """What it was seen under."""
+        return Footing(sight.policy, sight.serves, sight.serving_policy or "", self.slow_s)
+
+    def _slow(self, seconds: float | None) -> bool:
+        return seconds is not None and seconds > self.slow_s
 
     def _missed(self, truth: Labels, said: Labels | None) -> bool | None:
         """Whether a critical label was kept from the teacher; None: there is none to miss."""
@@ -77,6 +111,13 @@ class Measure:
         return said is not None and any(
             not labels <= said.get(head, frozenset()) for head, labels in due.items()
         )
+
+
+def _right(
+    said: Labels | None, teacher: Labels | None, gold: Labels, *, escalates: bool
+) -> bool | None:
+    served = teacher if escalates else said
+    return None if served is None else served == gold
 
 
 def labels_of(said: Prediction | None) -> Labels | None:
@@ -98,4 +139,7 @@ def seen(comparison: Comparison) -> Sight:
         second=labels_of(comparison.second),
         by_chance=comparison.by_chance,
         wished=comparison.wished,
+        policy=comparison.policy,
+        serves=comparison.serving,
+        serving_policy=comparison.serving_policy,
     )

@@ -5,6 +5,9 @@ pass. A bad candidate must get through the very gate that it should fail, so no 
 between them (Berger 1982, intersection-union): it is promoted with probability alpha at most,
 however often somebody looks. A rejection takes one gate alone, so there alpha is split.
 
+Evidence is about what it was seen under: a policy, a student that served beside it, a limit. Where
+one of these is another now, the gates that rest on it begin anew; where it comes back they go on.
+
 Nothing here promotes: it judges what was observed. Rows must be drawn by chance alone, and not for
 how hard they are; whoever adds them sees to that.
 """
@@ -12,16 +15,18 @@ how hard they are; whoever adds them sees to that.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from gateway.errors import SettingsError
 from gateway.shadow.evidence import Evidence, Kind
 
 _DAY_S = 24 * 3600.0
+
+Span = tuple[float, float]  # from when to when, in seconds since the epoch
 
 _Known = bool | None  # None: nobody knows
 
@@ -61,6 +66,7 @@ class Why(StrEnum):
     PROVED = "proved"  # every gate has passed
     REFUTED = "refuted"  # the opposite of a gate is proved
     EARLY = "early"  # every gate has passed, and the time is not up
+    UNCERTIFIED = "uncertified"  # every gate has passed, and its certificate does not hold
     OPEN = "open"  # some gate needs more rows
     INCONCLUSIVE = "inconclusive"  # some gate got all its rows and shows neither
 
@@ -81,6 +87,35 @@ class Pair:
     serving_slow: bool | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Footing:
+    """What evidence was seen under. What was seen under another says nothing here.
+
+    `policy` is a fingerprint of the policy and the teacher of the candidate, `serving` the id of
+    the bundle that serves beside it (empty: none does), `serving_policy` a fingerprint of what that
+    one serves under. An answer is slow above `slow_s` seconds.
+    """
+
+    policy: str = ""
+    serving: str = ""
+    serving_policy: str = ""
+    slow_s: float = 0.0
+
+    def bears(self, gate: Gate, other: Footing) -> bool:
+        """Whether what was seen of a gate under the other one counts under this one."""
+        return not self.moved(gate, other)
+
+    def moved(self, gate: Gate, other: Footing) -> tuple[str, ...]:
+        """In words, what the gate rests on and is not as it was under the other one."""
+        return tuple(
+            words
+            for name, words in _GATES[gate].rests_on.items()
+            if getattr(self, name) != getattr(other, name)
+        )
+
+
+_PLAIN = Footing()
+
 # Noise and losses need a teacher asked twice, and gold: they are asked for where there are such.
 _LIMITS = MappingProxyType({
     Gate.DISAGREEMENT: 0.02,
@@ -97,8 +132,9 @@ class Terms:
     A gate without a limit is not asked for.
 
     `alpha` is the probability, at most, of promoting one that should fail a gate, and of rejecting
-    one that should pass all. `minimum_s` and `cycle_s`, seconds, are how long a test runs at least:
-    traffic repeats by day and by week, and a part of it is no sample of the whole. `cap` is the
+    one that should pass all. `minimum_s` and `cycle_s`, seconds, are how long each gate is under
+    test at least: traffic repeats by day and by week, and a part of it is no sample of the whole.
+    Time in which nothing was compared does not count. `cap` is the
     rows of a gate after which it is inconclusive. Raises SettingsError for terms that cannot be.
     """
 
@@ -165,48 +201,87 @@ class Verdict:
 
 
 class Saved(TypedDict):
-    """The state of a trial as plain numbers."""
+    """The state of a trial as plain numbers. `spans`: from when to when each gate was tested."""
 
     began: float
+    footing: dict[str, Any]
     limits: dict[str, float]
     counts: dict[str, list[float]]
+    spans: dict[str, list[list[float]]]
 
 
 class Trial:
-    """One candidate under test. `began` is in seconds of whatever clock `verdict` is given."""
+    """One candidate under test, on one footing. `began`: in seconds since the epoch."""
 
-    __slots__ = ("_evidence", "began", "terms")
+    __slots__ = ("_evidence", "_spans", "began", "footing", "terms")
 
-    def __init__(self, terms: Terms, *, began: float) -> None:
+    def __init__(self, terms: Terms, *, began: float, footing: Footing = _PLAIN) -> None:
         self.terms = terms
         self.began = began
+        self.footing = footing
         self._evidence = {
             gate: Evidence(_GATES[gate].kind) for gate in Gate if gate in terms.limits
         }
+        self._spans: dict[Gate, list[Span]] = {gate: [(began, began)] for gate in self._evidence}
 
-    def add(self, pair: Pair) -> None:
-        """Observe one compared request."""
+    @property
+    def until(self) -> float:
+        """When something was last observed, in seconds since the epoch."""
+        return max((end for spans in self._spans.values() for _, end in spans), default=self.began)
+
+    @property
+    def rows(self) -> int:
+        """Of the gate that has most."""
+        return max((each.rows for each in self._evidence.values()), default=0)
+
+    def since(self, gate: Gate) -> float:
+        """When the gate was first under test, in seconds since the epoch."""
+        return min(began for began, _ in self._spans[gate])
+
+    def add(self, pair: Pair, *, at: float | None = None, footing: Footing | None = None) -> None:
+        """Observe a compared request, at that time: it was tested until then.
+
+        With a `footing`, only the gates for which that counts.
+        """
         for gate, evidence in self._evidence.items():
+            if footing is not None and not self.footing.bears(gate, footing):
+                continue
             value = _GATES[gate].read(pair)
             if value is not None:
                 evidence.add(value)
+            if at is not None:
+                began, end = self._spans[gate][-1]
+                self._spans[gate][-1] = (began, max(end, at))
 
     def absorb(self, saved: Saved) -> None:
-        """Add what another process has seen of the same candidate. Raises DataError.
+        """Add what was seen elsewhere of the same candidate. Raises DataError.
 
-        What it has seen under another limit says nothing here.
+        What was seen of a gate under another limit, or on another footing, says nothing here.
         """
-        self.began = min(self.began, saved["began"])
-        for gate, evidence in self._evidence.items():
-            if saved["limits"].get(gate) == self.terms.limits[gate]:
-                counts = saved["counts"].get(gate, [])
-                evidence.counts += Evidence.restored(evidence.kind, counts).counts
+        for gate in self._shared(saved):
+            counts = saved["counts"].get(gate, [])
+            self._evidence[gate].counts += Evidence.restored(_GATES[gate].kind, counts).counts
+            spans = ((begin, end) for begin, end in saved["spans"].get(gate, []))
+            self._spans[gate] = _joined([*spans, *self._spans[gate]])
+            self.began = min(self.began, saved["began"])
 
-    def verdict(self, now: float, *, rivals: int = 1, place: int | None = None) -> Verdict:
-        """What is to be done with the candidate by now; see `spent` for rivals and place."""
+    def moved(self, saved: Saved) -> dict[Gate, tuple[str, ...]]:
+        """By gate, in words, why what was seen of it there says nothing here."""
+        footing, found = Footing(**saved["footing"]), {}
+        for gate, limit in self.terms.limits.items():
+            if gate in saved["limits"]:
+                other = () if saved["limits"][gate] == limit else ("its limit was moved",)
+                found[gate] = (*other, *self.footing.moved(gate, footing))
+        return {gate: why for gate, why in found.items() if why}
+
+    def verdict(self, *, rivals: int = 1, place: int | None = None) -> Verdict:
+        """What is to be done with the candidate by now; see `spent` for rivals and place.
+
+        The time counts that the gate was tested which was so for the shortest.
+        """
         alpha = spent(self.terms.alpha, rivals=rivals, place=place)
         findings = tuple(self._finding(gate, alpha) for gate in self._evidence)
-        elapsed = max(0.0, now - self.began)
+        elapsed = min(math.fsum(end - began for began, end in each) for each in self._times())
         remaining = max(0.0, self.terms.lasts_s - elapsed)
         decision, why = _decide([each.standing for each in findings], early=remaining > 0.0)
         return Verdict(decision, why, findings, alpha, elapsed, remaining)
@@ -215,8 +290,10 @@ class Trial:
         """The state as plain numbers."""
         return Saved(
             began=self.began,
+            footing=asdict(self.footing),
             limits={gate.value: self.terms.limits[gate] for gate in self._evidence},
             counts={gate.value: evidence.saved() for gate, evidence in self._evidence.items()},
+            spans={gate.value: [list(each) for each in self._spans[gate]] for gate in self._spans},
         )
 
     @classmethod
@@ -225,12 +302,21 @@ class Trial:
 
         A gate whose limit has been moved since begins anew: who moves it has looked.
         """
-        trial = cls(terms, began=saved["began"])
-        for gate, limit in terms.limits.items():
-            if saved["limits"].get(gate) == limit:
-                counts = saved["counts"].get(gate, [])
-                trial._evidence[gate] = Evidence.restored(_GATES[gate].kind, counts)
+        trial = cls(terms, began=saved["began"], footing=Footing(**saved["footing"]))
+        trial.absorb(saved)
         return trial
+
+    def _shared(self, saved: Saved) -> list[Gate]:
+        """The gates of which it says something here."""
+        footing = Footing(**saved["footing"])
+        return [
+            gate
+            for gate, limit in self.terms.limits.items()
+            if saved["limits"].get(gate) == limit and self.footing.bears(gate, footing)
+        ]
+
+    def _times(self) -> Iterable[list[Span]]:
+        return (_joined(spans) for spans in self._spans.values())
 
     def _finding(self, gate: Gate, alpha: float) -> Finding:
         evidence, limit = self._evidence[gate], self.terms.limits[gate]
@@ -292,20 +378,53 @@ def _lost(ours: _Known, theirs: _Known) -> float | None:
     return None if ours is None or theirs is None or ours == theirs else float(theirs)
 
 
+def _joined(spans: Iterable[Span]) -> list[Span]:
+    """The times that lie in one of them at least: two processes at once are no longer a test."""
+    found: list[Span] = []
+    for began, end in sorted(spans):
+        if found and began <= found[-1][1]:
+            found[-1] = (found[-1][0], max(found[-1][1], end))
+        else:
+            found.append((began, end))
+    return found
+
+
+_ITS_OWN = {"policy": "its own policy or its teacher changed"}
+_BESIDE = {
+    **_ITS_OWN,
+    "serving": "another student serves",
+    "serving_policy": "the policy of the student that serves changed",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """What a gate reads from a pair; None: this one says nothing about it."""
+    """What a gate reads from a pair; None: this one says nothing about it.
+
+    `rests_on`: parts of the footing, and in words that such a part is another one.
+    """
 
     kind: Kind
     read: Callable[[Pair], float | None]
+    rests_on: Mapping[str, str]
 
 
 _GATES: Mapping[Gate, _Reading] = MappingProxyType({
-    Gate.DISAGREEMENT: _Reading(Kind.RATE, lambda pair: _share(pair.differs)),
-    Gate.NOISE: _Reading(Kind.DIFFERENCE, lambda p: _less(p.differs, p.teacher_differs)),
-    Gate.SERVING: _Reading(Kind.DIFFERENCE, lambda p: _less(p.differs, p.serving_differs)),
-    Gate.LOSSES: _Reading(Kind.RATE, lambda pair: _lost(pair.right, pair.serving_right)),
-    Gate.CRITICAL: _Reading(Kind.RATE, lambda pair: _share(pair.missed)),
-    Gate.ESCALATION: _Reading(Kind.DIFFERENCE, lambda p: _less(p.escalates, p.serving_escalates)),
-    Gate.LATENCY: _Reading(Kind.DIFFERENCE, lambda pair: _less(pair.slow, pair.serving_slow)),
+    Gate.DISAGREEMENT: _Reading(Kind.RATE, lambda pair: _share(pair.differs), _ITS_OWN),
+    Gate.NOISE: _Reading(
+        Kind.DIFFERENCE, lambda pair: _less(pair.differs, pair.teacher_differs), _ITS_OWN
+    ),
+    Gate.SERVING: _Reading(
+        Kind.DIFFERENCE, lambda pair: _less(pair.differs, pair.serving_differs), _BESIDE
+    ),
+    Gate.LOSSES: _Reading(Kind.RATE, lambda pair: _lost(pair.right, pair.serving_right), _BESIDE),
+    Gate.CRITICAL: _Reading(Kind.RATE, lambda pair: _share(pair.missed), _ITS_OWN),
+    Gate.ESCALATION: _Reading(
+        Kind.DIFFERENCE, lambda pair: _less(pair.escalates, pair.serving_escalates), _BESIDE
+    ),
+    Gate.LATENCY: _Reading(
+        Kind.DIFFERENCE,
+        lambda pair: _less(pair.slow, pair.serving_slow),
+        {**_BESIDE, "slow_s": "the latency budget was moved"},
+    ),
 })  # fmt: skip

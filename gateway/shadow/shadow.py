@@ -8,6 +8,9 @@ A comparison is complete when the candidate has run and the teacher's view is th
 come: that of an audit is waited for, for a bounded time. A few answers of the teacher are asked for
 a second time, to see how often it contradicts itself.
 
+Which answers are shown is drawn by their ids: each request has a lot of its own, also where a text
+comes over and over, so that what is shown is a fair share of the traffic whatever repeats in it.
+
 What a label proves must not depend on how hard the request was. The teacher sees every escalated
 request, and of the confident ones a small share, by the uniform coin of the audit. So of the
 escalated ones the same share is drawn here, by a lot, and only those count as drawn by chance.
@@ -24,9 +27,9 @@ import structlog
 
 from gateway.errors import TeacherError
 from gateway.routing.policy import EscalationPolicy
-from gateway.shadow.lot import lot, lot_of
+from gateway.shadow.lot import lot
 from gateway.shadow.pairing import Measure, seen
-from gateway.shadow.promotion import Trial
+from gateway.shadow.promotion import Footing, Terms, Trial
 from gateway.shadow.runner import Run, Runner
 from gateway.shadow.slices import Slices
 from gateway.teachers.breaker import State as BreakerState
@@ -46,6 +49,7 @@ from gateway.types import (
 
 _SHOWN, _COUNTED, _AGAIN = "shown", "counted", "again"  # what a lot is drawn for
 _WAITING = 1024  # answers whose audit is waited for at once; of more it is not
+_TOLD_S = 0.1  # that comparisons are gathered: each commit of the store costs as much as a request
 _ASKED_AGAIN = 4  # calls at once: live requests and audits come first
 
 _log = structlog.get_logger(__name__)
@@ -60,10 +64,16 @@ class Sampling:
     audit_wait_s: float = 30.0
 
 
+def drawn(answer: str, candidate: str, share: float) -> bool:
+    """Whether the candidate is shown the answer of that id, of which it can be told again."""
+    return lot(_SHOWN, candidate, answer) < share
+
+
 class Candidate:
     """A bundle under test: what runs it, what it would escalate, and what it has shown so far.
 
-    `bundle` is its id. `began`, in seconds since the epoch, is when its test did.
+    `bundle` is its id. `trial` and `slices` are of this process, and of the footing that holds now.
+    `pairs` says whether an answer is that of the student that serves, under its policy of now.
     """
 
     def __init__(
@@ -76,6 +86,7 @@ class Candidate:
         measure: Measure,
         trial: Trial,
         slices: Slices,
+        pairs: Callable[[Answer], bool],
     ) -> None:
         self.name = name
         self.bundle = bundle
@@ -84,15 +95,22 @@ class Candidate:
         self.measure = measure
         self.trial = trial
         self.slices = slices
+        self.pairs = pairs
 
     def follow(self, policy: EscalationPolicy, measure: Measure) -> None:
         """From now on it is held against these."""
         self.policy = policy
         self.measure = measure
 
+    def begin(self, terms: Terms, footing: Footing, *, now: float) -> None:
+        """Begin another trial on that footing, and other slices; who calls keeps those before."""
+        self.trial = Trial(terms, began=now, footing=footing)
+        self.slices = self.slices.anew()
+
     def count(self, comparison: Comparison) -> None:
         """What was compared is evidence."""
-        self.trial.add(self.measure.pair(seen(comparison)))
+        pair = self.measure.pair(seen(comparison))
+        self.trial.add(pair, at=comparison.answer.at)
         self.slices.add(comparison)
 
 
@@ -121,6 +139,7 @@ class Shadow:
         self._uniform = uniform
         self._views: dict[str, _View] = {}  # by the answer's id, while an audit is awaited
         self._asking: set[asyncio.Task[None]] = set()
+        self._untold: list[Comparison] = []  # which the onlookers have yet to hear of
 
     @property
     def skipped(self) -> Counter[str]:
@@ -150,14 +169,14 @@ class Shadow:
         if not self.candidates or not share:
             return
         itself = answer.student.bundle if answer.student is not None else None
-        drawn = [
+        chosen = [
             each
             for each in self.candidates
-            if each.bundle != itself and lot_of(answer.instance, _SHOWN, each.name) < share
+            if each.bundle != itself and drawn(answer.id, each.name, share)
         ]
-        if drawn:
+        if chosen:
             view = _View(answer, share, self._tell)
-            if sum(view.show(each) for each in drawn):
+            if sum(view.show(each) for each in chosen):
                 self._look(view)
 
     def audited(self, audit: Audit) -> None:
@@ -175,6 +194,7 @@ class Shadow:
         for view in list(self._views.values()):
             view.complete()
         self._views.clear()
+        self._pass_on()
 
     def _look(self, view: _View) -> None:
         """See to it that the teacher's view, where one is to come, is there in the end."""
@@ -228,13 +248,21 @@ class Shadow:
         if all(each is not candidate for each in self.candidates):
             return  # it has left
         candidate.count(comparison)
-        for onlooker in self._onlookers:
-            try:
-                onlooker.compared(comparison)
-            except Exception:  # noqa: BLE001  a watcher must not cost the others the comparison
-                _log.exception(
-                    "onlooker_failed", onlooker=type(onlooker).__name__, id=comparison.answer.id
-                )
+        self._untold.append(comparison)
+        if len(self._untold) == 1:
+            asyncio.get_running_loop().call_later(_TOLD_S, self._pass_on)
+
+    def _pass_on(self) -> None:
+        """Tell the onlookers what has come since: they store it together, which costs as one."""
+        told, self._untold = self._untold, []
+        for comparison in told:
+            for onlooker in self._onlookers:
+                try:
+                    onlooker.compared(comparison)
+                except Exception:  # noqa: BLE001  a watcher must not cost the others anything
+                    _log.exception(
+                        "onlooker_failed", onlooker=type(onlooker).__name__, id=comparison.answer.id
+                    )
 
 
 class _View:
@@ -283,7 +311,7 @@ class _View:
                 _log.exception("not_compared", candidate=candidate.name, id=self.answer.id)
 
     def _comparison(self, candidate: Candidate, run: Run) -> Comparison:
-        answer = self.answer
+        answer, footing = self.answer, candidate.trial.footing
         decision = candidate.policy.decide(answer.instance, run.prediction, now=answer.at)
         return Comparison(
             answer=answer,
@@ -297,4 +325,7 @@ class _View:
             source=self.source,
             second=self.second,
             by_chance=self.by_chance and Reason.REQUESTED not in answer.decision.reasons,
+            policy=footing.policy,
+            serving=footing.serving,
+            serving_policy=footing.serving_policy if candidate.pairs(answer) else None,
         )

@@ -59,6 +59,10 @@ class Slices:
         self._names = tuple(names)
         self._parts: dict[str, dict[str, Counts]] = {}
 
+    def anew(self) -> Slices:
+        """Empty ones, which tell the same fields apart."""
+        return Slices(self._names)
+
     @property
     def parts(self) -> Mapping[str, Mapping[str, Counts]]:
         """Kind -> value -> its counts."""
@@ -66,16 +70,21 @@ class Slices:
 
     def add(self, comparison: Comparison) -> None:
         """Count a request."""
+        paired = comparison.serving_policy is not None
         said, serving, teacher = (
             labels_of(each)
-            for each in (comparison.prediction, comparison.answer.student, comparison.teacher)
+            for each in (
+                comparison.prediction,
+                comparison.answer.student if paired else None,
+                comparison.teacher,
+            )
         )
         seen = Counts(
             compared=1,
             other_than_serving=int(serving is not None and said != serving),
             with_teacher=int(teacher is not None),
             other_than_teacher=int(teacher is not None and said != teacher),
-            serving_other_than_teacher=int(teacher is not None and serving != teacher),
+            serving_other_than_teacher=int(paired and teacher is not None and serving != teacher),
             escalated=int(comparison.escalates),
         )
         self.whole = self.whole.plus(seen)
@@ -93,7 +102,7 @@ class Slices:
                 other_than_serving=int(theirs is not None and ours != theirs),
                 with_teacher=int(known),
                 other_than_teacher=int(known and ours != right),
-                serving_other_than_teacher=int(known and theirs != right),
+                serving_other_than_teacher=int(paired and known and theirs != right),
                 escalated=int(comparison.escalates),
             )
             self.heads[head] = self.heads.get(head, Counts()).plus(of_head)

@@ -152,6 +152,14 @@ class Streams:
             return None
         return next(each for each in self.readings() if each.level is Level.ALARM)
 
+    def reset(self) -> None:
+        """Begin anew: somebody has looked."""
+        for stream, alarm in self._alarms.items():
+            alarm.reset()
+            self._high[stream] = 0.0
+        self._second = _Second()
+        self._listen()
+
     def saved(self) -> dict[str, KeptStream]:
         """The state of all, by name. The second that runs is not in it."""
         return {

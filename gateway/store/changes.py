@@ -16,7 +16,7 @@ import hashlib
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Self
 
@@ -51,10 +51,12 @@ class What(StrEnum):
     TAKEOVER = "takeover"  # a canary has done all its steps, and serves
     FREEZE = "freeze"
     UNFREEZE = "unfreeze"
+    WITHDRAWN = "withdrawn"  # what the row before said did not come about: a rollback was faster
 
 
 # What says, as `new`, who serves from then on.
 _SERVES = (What.START, What.SWAP, What.ROLLBACK, What.RELOAD, What.TAKEOVER)
+_LATELY = 1000  # rows of a task among which one that is owed is looked for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +169,21 @@ class Changes:
         """
         return self._append(lambda _: entries)
 
+    def append_once(self, task: str, entries: Mapping[str, Entry]) -> None:
+        """Commit those entries of a task, by their ids, that are not in the log yet.
+
+        Replicas may try at once, and so may a process that does not know whether the one before it
+        has got so far. Raises LogUnavailable.
+        """
+
+        def missing(connection: Connection) -> Iterator[Entry]:
+            there = _known(connection, task)
+            for name, entry in entries.items():
+                if name not in there:
+                    yield replace(entry, evidence={**entry.evidence, "id": name})
+
+        self._append(missing)
+
     def start(self, task: str, serving: str, *, who: str) -> None:
         """Note that this student serves from now on, where the log knows another, or none.
 
@@ -251,6 +268,13 @@ def _serving(connection: Connection, task: str) -> str | None:
     served = (columns.task == task) & columns.what.in_(_SERVES)
     query = select(columns.new).where(served).order_by(columns.number.desc())
     return connection.scalar(query.limit(1))
+
+
+def _known(connection: Connection, task: str) -> frozenset[object]:
+    """The ids of the last rows of a task that have one."""
+    query = _ROWS.where(changes.c.task == task).order_by(changes.c.number.desc()).limit(_LATELY)
+    found = [_row(row).evidence for row in connection.execute(query).mappings()]
+    return frozenset(each["id"] for each in found if each and "id" in each)
 
 
 def _lock(connection: Connection) -> Anchor:

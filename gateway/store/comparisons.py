@@ -1,22 +1,25 @@
 """Comparisons: what candidates said of live requests, as it is stored and read back.
 
-The texts are those of the records, where these keep them: a comparison holds none. Beside the rows
-stands what each process has counted of a candidate, from which a test goes on after a restart.
+The texts are those of the records, where these keep them: a comparison holds none. A person's word
+on an answer finds its comparisons here, and counts in the trial of each candidate once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, RowMapping, delete, or_, select
+from sqlalchemy import Connection, Engine, RowMapping, delete, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gateway.contract.manifest import HeadKind
 from gateway.shadow.pairing import Labels, Sight
-from gateway.store.database import writing
-from gateway.store.tables import comparisons, records, trials
+from gateway.store import trials
+from gateway.store.database import unless_troubled, writing
+from gateway.store.records import first_id
+from gateway.store.tables import comparisons, records, verdicts
+from gateway.store.trials import Counted
 from gateway.types import Comparison, FieldValue, Prediction
 
 _PAGE = 1000  # rows read at once
@@ -46,14 +49,7 @@ class Disagreement:
     fields: Mapping[str, FieldValue] | None
 
 
-@dataclass(frozen=True, slots=True)
-class Counted:
-    """What a process has counted of a candidate, which began its test at that time."""
-
-    process: str
-    candidate: str
-    began: float
-    state: Mapping[str, Any]
+Count = Callable[[Sequence[Compared]], Sequence[Counted]]
 
 
 def keep(connection: Connection, found: Sequence[Comparison]) -> None:
@@ -77,14 +73,18 @@ def each(
     while True:
         with engine.connect() as connection:
             rows = connection.execute(page.where(column > last)).mappings().all()
-        yield from map(_compared, rows)
+            golds = _golds(connection, [row["record"] for row in rows])
+        yield from (_compared(row, golds.get(row["record"])) for row in rows)
         if len(rows) < _PAGE:
             return
         last = rows[-1]["record"]
 
 
 def worst(engine: Engine, task: str, candidate: str, *, limit: int) -> list[Disagreement]:
-    """Where the candidate differs from the teacher, else from who serves: the surest ones first."""
+    """Where the candidate differs from the teacher, else from who serves: the surest ones first.
+
+    Raises RecordsUnavailable.
+    """
     columns = comparisons.c
     differs = or_(
         columns.agrees_teacher.is_(False),
@@ -98,32 +98,63 @@ def worst(engine: Engine, task: str, candidate: str, *, limit: int) -> list[Disa
         .order_by(columns.agrees_teacher.is_(None), columns.score.desc(), columns.record.desc())
         .limit(limit)
     )
-    with engine.connect() as connection:
+    with unless_troubled("disagreements are not read"), engine.connect() as connection:
         return [_disagreement(row) for row in connection.execute(query).mappings()]
 
 
-def save(engine: Engine, task: str, process: str, found: Sequence[Counted]) -> None:
-    """Replace what this process has counted of the task's candidates."""
-    rows = [
-        {"task": task, "candidate": each.candidate, "process": process, "began": each.began,
-         "state": each.state}
-        for each in found
-    ]  # fmt: skip
-    key = (trials.c.task == task, trials.c.process == process)
-    names = [each.candidate for each in found]
+def judge(
+    engine: Engine, task: str, candidate: str, count: Count, *, since: float | None = None
+) -> int:
+    """Let what people say of its comparisons count, each once, whoever looks and however often.
+
+    `count` makes segments of what is new; these are stored in the same transaction in which the
+    comparisons are marked. Of several verdicts on an answer the last one counts that is there then.
+    `since`, in seconds since the epoch: later verdicts alone are looked at. Returns how many
+    comparisons count now. Raises RecordsUnavailable.
+    """
+    columns, said = comparisons.c, verdicts.c
+    new = (columns.task == task, columns.candidate == candidate, columns.judged.is_(None))
+    query = select(comparisons, said.labels.label("gold")).select_from(verdicts).where(*new)
+    query = query.join(comparisons, columns.record == said.record).order_by(said.id).limit(_PAGE)
+    query = query.with_for_update(of=comparisons, skip_locked=True)
+    if since is not None:
+        query = query.where(said.id >= first_id(since))
+    done = 0
+    while True:
+        with (
+            unless_troubled("what people say of candidates' answers is not counted"),
+            writing(engine).begin() as connection,
+        ):
+            rows = connection.execute(query).mappings().all()
+            found = {row["record"]: _compared(row, row["gold"]) for row in rows}
+            if found:
+                mine = (columns.record.in_(found), columns.candidate == candidate)
+                connection.execute(update(comparisons).where(*mine).values(judged=True))
+                trials.add(connection, task, count(list(found.values())))
+        done += len(found)
+        if len(rows) < _PAGE:
+            return done
+
+
+def purge(engine: Engine, until: float, *, page: int = _PAGE) -> int:
+    """Delete a page of comparisons of answers before that time; returns how many answers' went.
+
+    Most go with their records: these are of answers that were never stored, or dropped.
+    """
+    column = comparisons.c.record
+    old = select(column).distinct().where(column < first_id(until)).order_by(column).limit(page)
     with writing(engine).begin() as connection:
-        connection.execute(delete(trials).where(*key, trials.c.candidate.in_(names)))
-        connection.execute(trials.insert(), rows)
+        ids = connection.scalars(old).all()
+        if ids:
+            connection.execute(delete(comparisons).where(column.in_(ids)))
+    return len(ids)
 
 
-def counted(engine: Engine, task: str) -> list[Counted]:
-    """What all processes have counted of the task's candidates, whoever they were."""
-    query = select(trials).where(trials.c.task == task).order_by(trials.c.began)
-    with engine.connect() as connection:
-        return [
-            Counted(row["process"], row["candidate"], row["began"], row["state"])
-            for row in connection.execute(query).mappings()
-        ]
+def _golds(connection: Connection, ids: Sequence[str]) -> dict[str, Mapping[str, Sequence[str]]]:
+    """By record, what a person said last of it."""
+    query = select(verdicts.c.record, verdicts.c.labels).where(verdicts.c.record.in_(ids))
+    rows = connection.execute(query.order_by(verdicts.c.id))
+    return {row.record: row.labels for row in rows}
 
 
 def _row(comparison: Comparison) -> dict[str, Any]:
@@ -134,7 +165,7 @@ def _row(comparison: Comparison) -> dict[str, Any]:
         "candidate": comparison.candidate,
         "at": answer.at,
         "task": answer.task,
-        "serving": serving.bundle if serving else None,
+        "serving": comparison.serving,
         "propensity": comparison.propensity,
         "labels": _labels(said),
         "score": round(said.score, _DECIMALS) if said else None,
@@ -152,8 +183,10 @@ def _row(comparison: Comparison) -> dict[str, Any]:
         "second_labels": _labels(comparison.second),
         "by_chance": comparison.by_chance,
         "wished": comparison.wished,
-        "agrees_serving": _agrees(said, serving),
+        "agrees_serving": _agrees(said, serving) if comparison.serving_policy is not None else None,
         "agrees_teacher": _agrees(said, teacher),
+        "policy": comparison.policy,
+        "serving_policy": comparison.serving_policy,
     }
 
 
@@ -197,7 +230,7 @@ def _ranks(said: Prediction, other: Prediction | None) -> dict[str, int] | None:
     return found or None
 
 
-def _compared(row: RowMapping) -> Compared:
+def _compared(row: RowMapping, gold: Mapping[str, Sequence[str]] | None) -> Compared:
     return Compared(
         record=row["record"],
         at=row["at"],
@@ -212,6 +245,10 @@ def _compared(row: RowMapping) -> Compared:
             second=_sets(row["second_labels"]),
             by_chance=row["by_chance"],
             wished=row["wished"],
+            policy=row["policy"] or "",
+            serves=row["serving"] or "",
+            serving_policy=row["serving_policy"],
+            gold=_sets(gold),
         ),
     )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import orjson
 from alembic import command
@@ -20,9 +20,11 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
-from gateway.errors import SettingsError
+from gateway.errors import RecordsUnavailable, SettingsError
+
+Database: TypeAlias = Engine  # what other rooms call it: they hold it, and hand it to the store
 
 BUSY_S = 5.0  # how long a statement waits for another process's lock; a commit takes milliseconds
 
@@ -105,6 +107,19 @@ def reading(engine: Engine) -> Iterator[Connection]:
             yield connection
         finally:
             driver.text_factory = usual
+
+
+@contextmanager
+def unless_troubled(otherwise: str) -> Iterator[None]:
+    """Raises RecordsUnavailable where the database is in trouble: what is then so, in words."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        raise RecordsUnavailable(
+            f"{otherwise}: {cause}",
+            mend="see that the database of the records can be read and written",
+        ) from error
 
 
 def text_of(stored: bytes) -> str:

@@ -156,9 +156,9 @@ class Selection:
         }
         found = [column == value for column, value in equal.items() if value is not None]
         if self.since is not None:
-            found.append(columns.id >= _first_id(self.since))
+            found.append(columns.id >= first_id(self.since))
         if self.until is not None:
-            found.append(columns.id < _first_id(self.until))
+            found.append(columns.id < first_id(self.until))
         return found
 
 
@@ -168,6 +168,12 @@ class Counts:
 
     records: int
     audits: int
+
+
+def first_id(at: float) -> str:
+    """The smallest id of that time: an id begins with its milliseconds (RFC 9562, version 7)."""
+    digits = f"{max(0, round(at * 1000)):012x}"
+    return f"{digits[:8]}-{digits[8:]}-0000-0000-000000000000"
 
 
 def latest(engine: Engine, wanted: Selection, limit: int) -> list[Record]:
@@ -228,12 +234,6 @@ def purge(engine: Engine, wanted: Selection, *, page: int = _PAGE) -> Iterator[i
         if len(ids) < page:
             return
         last = ids[-1]
-
-
-def _first_id(at: float) -> str:
-    """The smallest id of that time: an id begins with its milliseconds (RFC 9562, version 7)."""
-    digits = f"{max(0, round(at * 1000)):012x}"
-    return f"{digits[:8]}-{digits[8:]}-0000-0000-000000000000"
 
 
 def _from_json(labels: dict[str, list[str]] | None) -> dict[str, tuple[str, ...]] | None:

@@ -13,7 +13,7 @@ import structlog
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from gateway.store import records
+from gateway.store import comparisons, records, trials
 from gateway.store.records import Selection
 
 _PAUSE = 0.1  # seconds between two pages: 10,000 records a second, and most of the time for writes
@@ -54,16 +54,23 @@ class Retention:
         return max(0.0, self._due - self._ticks())
 
     def turn(self) -> None:
-        """Delete one page if a turn is due. A database that cannot is asked again next round."""
+        """Delete one page if a turn is due. A database that cannot is asked again next round.
+
+        Last of all go comparisons that have no record, and the slices of what was counted then.
+        """
         if self.wait() > 0:
             return
         days = self._days
         if days is None:
             self._due = self._ticks() + _ROUND
             return
-        old = Selection(until=self._clock() - days * _DAY)
+        until = self._clock() - days * _DAY
         try:
-            gone = next(records.purge(self._engine, old, page=self._page), 0)
+            gone = next(records.purge(self._engine, Selection(until=until), page=self._page), 0)
+            if gone < self._page:
+                gone = comparisons.purge(self._engine, until, page=self._page)
+            if gone < self._page:
+                trials.forget(self._engine, until)
         except DBAPIError as error:
             _log.warning("old records stay for now", error=str(error.orig))
             gone = 0

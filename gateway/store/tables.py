@@ -94,6 +94,7 @@ verdicts = Table(
 
 # One row for what a candidate said of one answer. No foreign key: it may be kept where the record
 # of its answer was dropped from a full queue. `at` is the answer's; see Comparison for the rest.
+# `judged`: what a person says of the answer counts in a trial already.
 comparisons = Table(
     "comparisons",
     metadata,
@@ -121,19 +122,26 @@ comparisons = Table(
     Column("wished", Boolean, nullable=False),
     Column("agrees_serving", Boolean),
     Column("agrees_teacher", Boolean),
+    Column("policy", String(64)),
+    Column("serving_policy", String(64)),
+    Column("judged", Boolean),
     Index("comparisons_by_candidate", "task", "candidate", "record"),
 )
 
-# One row for what one process has counted of one candidate: replicas, and runs one after the other,
-# each have their own, and what is known is their sum.
+# One row for what one process has counted of one candidate on one footing, or for the sum of such
+# rows that have ended; see gateway/store/trials.py. `until`: when something was last counted.
 trials = Table(
     "trials",
     metadata,
-    Column("task", String(120), primary_key=True),
-    Column("candidate", String(200), primary_key=True),
-    Column("process", String(36), primary_key=True),
+    Column("segment", String(36), primary_key=True),
+    Column("task", String(120), nullable=False),
+    Column("candidate", String(200), nullable=False),
     Column("began", Double, nullable=False),
+    Column("until", Double, nullable=False),
+    Column("ended", Boolean, nullable=False),
     Column("state", JSON, nullable=False),
+    Column("slices", JSON(none_as_null=True)),
+    Index("trials_by_candidate", "task", "candidate"),
 )
 
 # One row a task: it is what the ledger locks. `paced`: microseconds since the epoch, see Standing.

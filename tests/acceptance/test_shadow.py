@@ -29,6 +29,7 @@ SHADOW = {
     "candidates": 3,
     "queue": REQUESTS,
     "limit_ms": LIMIT_MS,
+    "busy": 1.0,  # nobody's latency is looked at here
     "gates": {
         "disagreement": 0.2, "serving": 0.2, "escalation": 0.2, "latency": None,
         "minimum_s": 0.0, "cycle_s": 0.0,
@@ -124,6 +125,7 @@ def test_a_candidate_that_agrees_is_to_be_promoted(scene: Scene) -> None:
 def test_a_candidate_that_hangs_is_ended_and_begun_again(scene: Scene) -> None:
     child = scene.child(scene.stumbles)
     assert os.getpriority(os.PRIO_PROCESS, child) == 19  # it stands back for all others
+    assert os.sched_getscheduler(child) == os.SCHED_IDLE
     os.kill(child, signal.SIGSTOP)
     scene.ask()
     until(lambda: scene.shown(scene.stumbles)["lapses"]["hung"] > 0)

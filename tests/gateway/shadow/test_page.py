@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from gateway.shadow.course import courses
 from gateway.shadow.page import Trialled, page
@@ -31,7 +32,7 @@ def test_the_course_ends_where_the_trial_itself_does() -> None:
     trial = Trial(TERMS, began=1000.0)
     for _, sight in rows():
         trial.add(MEASURE.pair(sight))
-    last = {each.gate: each for each in trial.verdict(1299.0).findings}
+    last = {each.gate: each for each in trial.verdict().findings}
     assert {gate: points[-1].finding for gate, points in found.items()} == last
     points = found[Gate.DISAGREEMENT]
     assert [point.rows for point in points] == list(range(3, 301, 3))  # at most 120 points
@@ -39,6 +40,16 @@ def test_the_course_ends_where_the_trial_itself_does() -> None:
     uppers = [point.finding.upper for point in points]
     assert uppers == sorted(uppers, reverse=True)  # without a disagreement the bound only falls
     assert last[Gate.DISAGREEMENT].standing is Standing.PASSED
+
+
+def test_the_course_is_that_of_the_footing_that_held_last() -> None:
+    def moved() -> Iterable[tuple[float, Sight]]:
+        for number, (at, sight) in enumerate(rows()):
+            yield at, replace(sight, policy="p", serves="s" if number < 100 else "t")
+
+    found = courses(moved, terms=TERMS, measure=MEASURE)
+    pairs = {gate: points[-1].finding.pairs for gate, points in found.items()}
+    assert pairs == {Gate.DISAGREEMENT: 300, Gate.NOISE: 0, Gate.ESCALATION: 200}
 
 
 def test_of_nothing_there_is_no_course() -> None:

@@ -40,6 +40,12 @@ def trial(*pairs: tuple[Pair, int], terms: Terms | None = None) -> Trial:
     return made
 
 
+def judged(made: Trial, at: float, *, rivals: int = 1) -> Verdict:
+    """The verdict at that time, where something was compared all the while."""
+    made.add(Pair(), at=at)
+    return made.verdict(rivals=rivals)
+
+
 def one(gate: Gate, limit: float, *, cap: int = 50_000) -> Terms:
     return Terms(limits={gate: limit}, cap=cap)
 
@@ -50,7 +56,7 @@ def finding(verdict: Verdict, gate: Gate) -> Finding:
 
 def test_a_candidate_that_agrees_is_promoted_when_the_week_is_over() -> None:
     good = trial((AGREES, 700))
-    early, late = good.verdict(WEEK - 1), good.verdict(WEEK)
+    early, late = judged(good, WEEK - 1), judged(good, WEEK)
     assert (early.decision, early.why, early.remaining_s) == (Decision.HOLD, Why.EARLY, 1.0)
     assert (late.decision, late.why, late.remaining_s) == (Decision.PROMOTE, Why.PROVED, 0.0)
     assert {each.gate for each in late.findings} == {
@@ -63,7 +69,7 @@ def test_a_candidate_that_agrees_is_promoted_when_the_week_is_over() -> None:
 
 def test_one_gate_without_evidence_holds_all_others_back() -> None:
     blind = Pair(differs=False, serving_differs=False, escalates=False, serving_escalates=False)
-    found = trial((blind, 700)).verdict(WEEK)
+    found = judged(trial((blind, 700)), WEEK)
     assert (found.decision, found.why) == (Decision.HOLD, Why.OPEN)
     latency = finding(found, Gate.LATENCY)
     assert (latency.standing, latency.pairs, latency.value) == (Standing.OPEN, 0, None)
@@ -71,7 +77,7 @@ def test_one_gate_without_evidence_holds_all_others_back() -> None:
 
 
 def test_a_candidate_that_surely_differs_too_often_is_rejected_at_once() -> None:
-    found = trial((AGREES, 180), (DIFFERS, 20)).verdict(60.0)
+    found = judged(trial((AGREES, 180), (DIFFERS, 20)), 60.0)
     assert (found.decision, found.why) == (Decision.REJECT, Why.REFUTED)
     disagreement = finding(found, Gate.DISAGREEMENT)
     assert disagreement.standing is Standing.FAILED
@@ -83,15 +89,15 @@ def test_a_candidate_that_surely_differs_too_often_is_rejected_at_once() -> None
 def test_a_rate_at_the_limit_is_held_and_after_its_rows_inconclusive() -> None:
     terms = one(Gate.DISAGREEMENT, 0.02, cap=1000)
     at = [(AGREES, 490), (DIFFERS, 10)]
-    assert trial(*at, terms=terms).verdict(WEEK).why is Why.OPEN
-    found = trial(*at, *at, terms=terms).verdict(WEEK)
+    assert judged(trial(*at, terms=terms), WEEK).why is Why.OPEN
+    found = judged(trial(*at, *at, terms=terms), WEEK)
     assert (found.decision, found.why) == (Decision.HOLD, Why.INCONCLUSIVE)
 
 
 def test_what_was_proved_and_is_so_no_longer_does_not_count() -> None:
     terms = one(Gate.DISAGREEMENT, 0.02)
-    assert trial((AGREES, 400), terms=terms).verdict(WEEK).decision is Decision.PROMOTE
-    later = trial((AGREES, 400), (DIFFERS, 8), terms=terms).verdict(WEEK)
+    assert judged(trial((AGREES, 400), terms=terms), WEEK).decision is Decision.PROMOTE
+    later = judged(trial((AGREES, 400), (DIFFERS, 8), terms=terms), WEEK)
     assert later.decision is Decision.HOLD
 
 
@@ -116,7 +122,7 @@ def test_what_was_proved_and_is_so_no_longer_does_not_count() -> None:
 def test_a_gate_counts_the_pairs_that_speak_of_it(
     gate: Gate, limit: float, pairs: list[Pair], counted: int, mean: float
 ) -> None:
-    found = trial(*((pair, 1) for pair in pairs), terms=one(gate, limit)).verdict(0.0)
+    found = judged(trial(*((pair, 1) for pair in pairs), terms=one(gate, limit)), 0.0)
     (only,) = found.findings
     assert (only.pairs, only.limit) == (counted, limit)
     assert only.value == pytest.approx(mean)
@@ -134,7 +140,7 @@ def test_several_at_once_and_one_after_the_other_share_alpha() -> None:
 
 def test_more_rivals_ask_for_more_evidence() -> None:
     good = trial((AGREES, 230), terms=one(Gate.DISAGREEMENT, 0.02))
-    alone, among = good.verdict(WEEK), good.verdict(WEEK, rivals=20)
+    alone, among = judged(good, WEEK), judged(good, WEEK, rivals=20)
     assert (alone.decision, alone.alpha) == (Decision.PROMOTE, 0.05)
     assert (among.decision, among.alpha) == (Decision.HOLD, 0.0025)
     assert 0 < (among.findings[0].needed or 0) < 230
@@ -144,13 +150,13 @@ def test_more_rivals_ask_for_more_evidence() -> None:
 def test_one_bad_gate_of_many_needs_more_evidence_to_reject() -> None:
     """A promotion needs all gates, a rejection one: there each gate has its part of alpha."""
     bad = (DIFFERS, 3)
-    assert trial(bad, terms=one(Gate.DISAGREEMENT, 0.1)).verdict(0.0).decision is Decision.REJECT
+    assert judged(trial(bad, terms=one(Gate.DISAGREEMENT, 0.1)), 0.0).decision is Decision.REJECT
     limits = {**dict.fromkeys(Gate, 0.1)}
-    assert trial(bad, terms=Terms(limits=limits)).verdict(0.0).decision is Decision.HOLD
+    assert judged(trial(bad, terms=Terms(limits=limits)), 0.0).decision is Decision.HOLD
 
 
 def test_a_verdict_is_json_as_it_is() -> None:
-    found = trial((AGREES, 20), (DIFFERS, 1)).verdict(DAY)
+    found = judged(trial((AGREES, 20), (DIFFERS, 1)), DAY)
     fields = json.loads(json.dumps(asdict(found), allow_nan=False))
     assert fields == orjson.loads(orjson.dumps(found))
     assert (fields["decision"], fields["why"], fields["elapsed_s"]) == ("hold", "open", DAY)
@@ -163,13 +169,13 @@ def test_a_saved_trial_goes_through_json_and_goes_on() -> None:
     second = Trial.restored(json.loads(json.dumps(first.saved())), Terms())
     for each in (first, second):
         each.add(DIFFERS)
-    assert second.verdict(DAY) == first.verdict(DAY)
+    assert judged(second, DAY) == judged(first, DAY)
 
 
 def test_a_gate_that_is_new_or_whose_limit_was_moved_begins_anew() -> None:
     saved = trial((AGREES, 20)).saved()
     limits = {Gate.DISAGREEMENT: 0.03, Gate.SERVING: 0.01, Gate.CRITICAL: 0.02}
-    found = Trial.restored(saved, Terms(limits=limits)).verdict(DAY)
+    found = Trial.restored(saved, Terms(limits=limits)).verdict()
     assert {each.gate: each.pairs for each in found.findings} == {
         Gate.DISAGREEMENT: 0, Gate.SERVING: 20, Gate.CRITICAL: 0}  # fmt: skip
 
@@ -222,7 +228,7 @@ def test_where_the_teacher_is_noisy_a_good_candidate_passes_less_its_noise_alone
     good, bad = list(noisy(2000, 0.005, seed=seed)), list(noisy(2000, 0.10, seed=seed))
     naive, adjusted = one(Gate.DISAGREEMENT, 0.02), one(Gate.NOISE, 0.01)
     verdicts = [
-        trial(*((pair, 1) for pair in pairs), terms=terms).verdict(WEEK).decision
+        judged(trial(*((pair, 1) for pair in pairs), terms=terms), WEEK).decision
         for pairs, terms in ((good, naive), (good, adjusted), (bad, adjusted))
     ]
     assert verdicts == [Decision.REJECT, Decision.PROMOTE, Decision.REJECT]

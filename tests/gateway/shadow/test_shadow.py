@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
 from gateway.routing.policy import EscalationPolicy
-from gateway.shadow.lot import lot, lot_of
+from gateway.shadow.lot import lot
 from gateway.shadow.pairing import Measure
 from gateway.shadow.promotion import Gate, Terms, Trial
 from gateway.shadow.runner import Runner
@@ -55,6 +55,7 @@ def a_candidate(
         measure=Measure(slow_s=10.0),
         trial=Trial(Terms(), began=0.0),
         slices=Slices(("amount",)),
+        pairs=lambda _: True,
     )
 
 
@@ -122,13 +123,13 @@ def test_below_its_own_threshold_the_candidate_would_escalate() -> None:
     with_shadow(work, Sampling(1.0), threshold=0.73)
 
 
-def test_the_share_is_drawn_by_a_hash_of_the_request_and_its_propensity_kept() -> None:
+def test_the_share_is_drawn_by_a_hash_of_the_answers_id_and_its_propensity_kept() -> None:
     async def work(shadow: Shadow, told: list[Comparison]) -> None:
-        answers = [confident(number, text=f"text {number}") for number in range(200)]
+        answers = [confident(number, text="the same text") for number in range(200)]
         for answer in answers:
             shadow.answered(answer)
         drawn = [
-            answer.id for answer in answers if lot_of(answer.instance, "shown", "tickets-1") < 0.25
+            answer.id for answer in answers if lot("shown", "tickets-1", answer.id) < 0.25
         ]
         await until(lambda: len(told) == len(drawn))
         assert [each.answer.id for each in told] == drawn
@@ -157,6 +158,7 @@ def test_a_drawn_answer_waits_for_its_audit() -> None:
             await asyncio.sleep(0)
         assert told == []
         shadow.audited(audit(answer, TEACHER))
+        await until(lambda: bool(told))
         assert (told[0].teacher, told[0].source, told[0].by_chance) == (
             TEACHER, Source.AUDIT, True,
         )  # fmt: skip

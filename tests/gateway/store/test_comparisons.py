@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
 
 import numpy as np
 from sqlalchemy import Engine, select
 
+from gateway import identity as names
 from gateway.contract.manifest import Head, HeadKind
 from gateway.shadow.pairing import seen
-from gateway.store import comparisons, records, tables
-from gateway.store.comparisons import Counted
+from gateway.shadow.promotion import Footing, Saved
+from gateway.store import comparisons, records, tables, trials
+from gateway.store.comparisons import Compared
+from gateway.store.database import writing
 from gateway.store.records import Selection
+from gateway.store.trials import Counted
+from gateway.store.verdicts import Verdict, Verdicts
 from gateway.store.writer import Account, RecordWriter
 from gateway.types import Comparison, HeadPrediction, Lapse, Prediction, Source
 from tests.gateway.store.conftest import SOON, Locked, failure_of
-from tests.gateway.telemetry.answers import confident, escalated, prediction
+from tests.gateway.store.times import DAY, NOON, at
+from tests.gateway.telemetry.answers import confident, escalated, identity, prediction
 
 NAME = "tickets-0123456789ab"
 SAID = prediction("login")
@@ -84,7 +93,7 @@ def test_margin_and_rank_are_those_of_the_heads(engine: Engine) -> None:
     assert round(row["margin"], 4) == 0.2  # 0.5 - 0.3; the flag is 0.9 away from turning
     assert row["ranks"] == {"intent": 3}  # the teacher's refund has 0.2, the least of three
     assert (row["agrees_serving"], row["agrees_teacher"]) == (False, False)
-    assert (row["labels"], row["serving"]) == ({"intent": ["login"], "risk": []}, "b" * 64)
+    assert row["labels"] == {"intent": ["login"], "risk": []}
     assert (row["score"], row["propensity"], row["source"]) == (0.475, 0.1, "audit")
 
 
@@ -108,16 +117,52 @@ def test_the_worst_disagreements_are_the_surest_ones_with_the_teacher(engine: En
     assert len(comparisons.worst(engine, "tickets", NAME, limit=2)) == 2
 
 
-def test_what_processes_have_counted_is_kept_for_each(engine: Engine) -> None:
-    one = Counted("one", NAME, 10.0, {"rows": 1})
-    comparisons.save(engine, "tickets", "one", [one])
-    comparisons.save(engine, "tickets", "two", [replace(one, process="two", began=5.0)])
-    comparisons.save(engine, "tickets", "one", [replace(one, state={"rows": 2})])
-    assert comparisons.counted(engine, "tickets") == [
-        Counted("two", NAME, 5.0, {"rows": 1}),
-        Counted("one", NAME, 10.0, {"rows": 2}),
-    ]
-    assert comparisons.counted(engine, "other") == []
+def segment(found: Sequence[Compared]) -> list[Counted]:
+    """One segment, of so many rows."""
+    footing = asdict(Footing())
+    state = Saved(began=1.0, footing=footing, limits={}, counts={"losses": [len(found)]}, spans={})
+    return [Counted(names.answer_id(), NAME, 1.0, 1.0, state, None, ended=True)]
+
+
+def test_what_people_say_counts_once_though_it_comes_late_and_replicas_look_at_once(
+    engine: Engine,
+) -> None:
+    store(engine, compared(1, policy="own", serving="b", serving_policy="its"), compared(2))
+    verdicts, seen_by = Verdicts(engine), []
+
+    def count(found: Sequence[Compared]) -> list[Counted]:
+        seen_by.append([(each.record, each.sight.gold) for each in found])
+        return segment(found)
+
+    def judge(_: int = 0, *, since: float | None = None) -> int:
+        return comparisons.judge(engine, "tickets", NAME, count, since=since)
+
+    assert judge() == 0
+    for intent in ("login", "refund"):  # of several the last
+        verdicts.add(Verdict(identity(1), {"intent": (intent,), "risk": ()}, who="ann"))
+    assert judge(since=time.time() + 3600.0) == 0  # later ones alone
+    with ThreadPoolExecutor(4) as pool:
+        assert sorted(pool.map(judge, range(4))) == [0, 0, 0, 1]
+    gold = {"intent": frozenset({"refund"}), "risk": frozenset()}
+    assert seen_by == [[(identity(1), gold)]]
+    verdicts.add(Verdict(identity(1), {"intent": ("login",), "risk": ()}, who="bob"))
+    assert judge() == 0  # it counts already
+    (header,) = trials.headers(engine, "tickets")
+    assert trials.counted(engine, [header.segment])[0].state["counts"] == {"losses": [1]}
+    told = {each.record: each.sight for each in comparisons.each(engine, "tickets", NAME)}
+    assert told[identity(1)].gold == {"intent": frozenset({"login"}), "risk": frozenset()}
+    assert (told[identity(1)].policy, told[identity(1)].serves) == ("own", "b")
+    assert told[identity(2)].gold is None
+
+
+def test_comparisons_without_a_record_go_when_their_days_are_over(engine: Engine) -> None:
+    with writing(engine).begin() as connection:
+        comparisons.keep(
+            connection, [compared(each, answer=at(NOON - each * DAY)) for each in (1, 9)]
+        )
+    assert comparisons.purge(engine, NOON - 5 * DAY) == 1
+    left = [(NOON - each.at) / DAY for each in comparisons.each(engine, "tickets", NAME)]
+    assert left == [1]
 
 
 def test_comparisons_leave_half_of_the_queue_to_answers(engine: Engine, locked: Locked) -> None:

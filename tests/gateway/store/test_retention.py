@@ -7,12 +7,15 @@ from collections.abc import Sequence
 import pytest
 from sqlalchemy import Engine
 
+from gateway.store import comparisons, trials
 from gateway.store.database import writing
 from gateway.store.intake import keep
 from gateway.store.records import Counts, Selection, count, each
 from gateway.store.retention import Retention
 from gateway.store.writer import Account, RecordWriter
 from tests.gateway.store.conftest import SOON, Locked
+from tests.gateway.store.test_comparisons import compared
+from tests.gateway.store.test_trials import NAME, segment
 from tests.gateway.store.times import DAY, NOON, at
 from tests.gateway.telemetry.answers import audit, prediction
 
@@ -107,3 +110,17 @@ def test_the_days_may_change_while_it_runs(engine: Engine) -> None:
     clock.now += retention.wait()
     retention.turn()
     assert ages(engine) == [1]
+
+
+def test_comparisons_without_records_and_old_slices_go_too(engine: Engine) -> None:
+    with writing(engine).begin() as connection:
+        comparisons.keep(
+            connection, [compared(each, answer=at(NOON - each * DAY)) for each in (1, 45)]
+        )
+    old = segment("old", began=NOON - 45 * DAY)
+    trials.save(engine, "tickets", [old, segment("new", began=NOON - DAY)], known=frozenset())
+    Retention(engine, 30, clock=lambda: NOON).turn()
+    assert [each.at for each in comparisons.each(engine, "tickets", NAME)] == [NOON - DAY]
+    kept = {each.segment: each for each in trials.counted(engine, ["old", "new"])}
+    assert kept["old"].slices is None
+    assert kept["new"].slices is not None
