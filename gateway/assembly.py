@@ -6,12 +6,10 @@ import asyncio
 import functools
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import structlog
-from sqlalchemy.exc import DBAPIError
 
 from gateway.candidacy import Candidacy, sampling
 from gateway.contract.manifest import Task
@@ -20,7 +18,7 @@ from gateway.recall import recall
 from gateway.rollout import Rollout, keep_looking
 from gateway.routing.budget import Budget
 from gateway.routing.cascade import Cascade
-from gateway.seat import first, heads_of, take_seat
+from gateway.seat import First, first, heads_of, take_seat
 from gateway.settings import RecordSettings, Settings, environment_without_keys
 from gateway.shadow.audit import Skip
 from gateway.shadow.runner import Shed
@@ -28,22 +26,19 @@ from gateway.shadow.served import ServedQuality
 from gateway.shadow.shadow import Shadow
 from gateway.shadow.shown import Shown
 from gateway.store.changes import Changes
-from gateway.store.database import open_database
+from gateway.store.database import Database, open_database
 from gateway.store.ledger import Ledger
 from gateway.store.receipts import Receipts
 from gateway.store.retention import Retention
 from gateway.store.verdicts import Verdicts
 from gateway.store.writer import RecordWriter
-from gateway.students.registry import Registry, remembered
+from gateway.students.registry import Registry, take_all
 from gateway.students.rehearsal import rehearse
 from gateway.succession import Succession
 from gateway.teachers.guard import Guard
 from gateway.telemetry.figures import Figures
 from gateway.telemetry.metrics import Metrics
 from gateway.types import Bucket, Instance, Observer, Onlooker, RecordState, Reply, Terms
-
-if TYPE_CHECKING:
-    from sqlalchemy import Engine
 
 Read = Callable[[], Settings]  # the settings as they stand in their file now
 
@@ -203,13 +198,11 @@ async def open_gateway(
                 watched=None if aside else _WATCHED if replica is None else f"{replica}.{_WATCHED}",
             )
             candidacies[name] = Candidacy(
-                shadow, successions[name], task, metrics=metrics, engine=engine
+                shadow, successions[name], task, metrics=metrics, database=engine, clock=clock
             )
             stack.push_async_callback(candidacies[name].close)  # when all audits have been told
             stack.push_async_callback(successions[name].close)
-        new = [(registries[name], each.roles) for name, each in firsts.items() if each.roles]
-        with remembered(new):  # now that nothing is left that could keep it from starting
-            pass
+        await asyncio.to_thread(_remember, registries, firsts)
         if not aside:
             for candidacy in candidacies.values():
                 candidacy.start()
@@ -267,6 +260,17 @@ def registry_of(name: str, settings: Settings) -> Registry:
     )
 
 
+def _remember(registries: Mapping[str, Registry], firsts: Mapping[str, First]) -> None:
+    """Write down who serves now that nothing is left that could keep the gateway from starting."""
+    with ExitStack() as opened:
+        drafts = []
+        for name, each in sorted(firsts.items()):
+            if each.roles is not None:
+                drafts.append(registries[name].draft(each.seen, each.roles, in_turn=True))
+                opened.callback(drafts[-1].close)
+        take_all(drafts)
+
+
 def _note_start(changes: Changes, successions: Mapping[str, Succession]) -> None:
     """Note which student serves where the log knows another, or none: it changed between two runs.
 
@@ -275,12 +279,12 @@ def _note_start(changes: Changes, successions: Mapping[str, Succession]) -> None
     try:
         for task, succession in successions.items():
             changes.start(task, succession.roles.serving, who=_START)
-    except (LogUnavailable, DBAPIError) as error:
+    except LogUnavailable as error:
         _log.warning("the log of changes does not know who serves", error=str(error))
 
 
 def _go_on_from(
-    engine: Engine, quality: ServedQuality, tasks: Sequence[str], stack: AsyncExitStack
+    engine: Database, quality: ServedQuality, tasks: Sequence[str], stack: AsyncExitStack
 ) -> None:
     """Find the served error of the time before, while answers are given already."""
     recalling = asyncio.create_task(recall(engine, quality, tasks, now=time.time()))
@@ -296,11 +300,14 @@ async def _keep_rolling(rollouts: Mapping[str, Rollout], stack: AsyncExitStack) 
     """Go on with the canaries of the time before, and look from then on for what is due."""
     for rollout in rollouts.values():
         await rollout.look()
+        await rollout.settled()
     looking = asyncio.create_task(keep_looking(list(rollouts.values())))
 
     async def end() -> None:
         looking.cancel()
         await asyncio.wait({looking})
+        for rollout in rollouts.values():
+            await rollout.close()
 
     stack.push_async_callback(end)
 
@@ -312,7 +319,7 @@ def _unread() -> Settings:
     )
 
 
-def _open_engine(settings: RecordSettings, stack: AsyncExitStack) -> Engine | None:
+def _open_engine(settings: RecordSettings, stack: AsyncExitStack) -> Database | None:
     """The database; None: no records are kept."""
     if not settings.enabled:
         return None
@@ -322,7 +329,7 @@ def _open_engine(settings: RecordSettings, stack: AsyncExitStack) -> Engine | No
 
 
 def _open_budgets(
-    engine: Engine | None,
+    engine: Database | None,
     settings: Settings,
     counting: Sequence[Metrics | Figures],
     stack: AsyncExitStack,
@@ -347,7 +354,7 @@ def _open_budgets(
 
 
 def _open_records(
-    engine: Engine | None, settings: RecordSettings, metrics: Metrics, stack: AsyncExitStack
+    engine: Database | None, settings: RecordSettings, metrics: Metrics, stack: AsyncExitStack
 ) -> tuple[RecordWriter, Receipts, Retention] | tuple[None, None, None]:
     if engine is None:
         return None, None, None

@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 from gateway import document
 from gateway.assembly import Gateway
-from gateway.errors import LogUnavailable, SettingsError, UnderstudyError
+from gateway.errors import Conflict, LogUnavailable, SettingsError, UnderstudyError
 from gateway.settings import (
     LogSettings,
     RecordSettings,
@@ -30,8 +30,8 @@ from gateway.settings import (
     TaskSettings,
 )
 from gateway.store.changes import Changes, Entry, What
-from gateway.students.registry import remembered
-from gateway.succession import Succession, Successor
+from gateway.students.registry import take_all
+from gateway.succession import Succession, Successor, noted
 from gateway.telemetry import logs
 
 # What takes effect without a restart, by the section that it stands in. A section that is named as
@@ -59,6 +59,7 @@ _LIVE: Mapping[type[BaseModel], frozenset[str]] = {
 }
 
 _BY_NAME = "tasks"  # the one key whose value is sections by name
+_TRIES = 5  # where others change the same tasks at the same time
 _DIGITS = 12  # of a fingerprint: 48 bits
 
 _Section = TypeVar("_Section", bound=BaseModel)
@@ -139,7 +140,7 @@ async def reload(gateway: Gateway, *, by: str, why: str = "") -> Reloaded:
         async with AsyncExitStack() as stack:
             for succession in gateway.successions.values():
                 await stack.enter_async_context(succession.claim())
-            done = await _reload(gateway, by=by, why=why)
+            done = await _again(gateway, by=by, why=why)
     except UnderstudyError as error:
         _log.warning("reload refused", by=by, code=error.code, error=error.message)
         raise
@@ -151,6 +152,14 @@ async def reload(gateway: Gateway, *, by: str, why: str = "") -> Reloaded:
         restart=list(done.restart),
     )
     return done
+
+
+async def _again(gateway: Gateway, *, by: str, why: str) -> Reloaded:
+    """Reload, and again where a rollback or another replica was faster."""
+    for _ in range(_TRIES - 1):
+        with suppress(Conflict):
+            return await _reload(gateway, by=by, why=why)
+    return await _reload(gateway, by=by, why=why)
 
 
 async def _reload(gateway: Gateway, *, by: str, why: str) -> Reloaded:
@@ -168,19 +177,18 @@ async def _reload(gateway: Gateway, *, by: str, why: str) -> Reloaded:
             why=why,
             evidence={"applied": comparison.applied, "restart": comparison.restart},
         )
+        keys_alone = comparison.applied == ["keys"] and not any(each.changed for _, each in ready)
         entries = (whole, *_of_tasks(whole, ready))
-        keys_alone = comparison.applied == ["keys"] and not any(each.roles for _, each in ready)
-        await asyncio.to_thread(_remember, ready, gateway.changes, entries, needed=not keys_alone)
+        await _install(ready, gateway.changes, entries, needed=not keys_alone)
     except BaseException:
         for succession, successor in ready:
             succession.dismiss(successor)
         raise
     for succession, successor in ready:
-        succession.install(successor)
         gateway.tasks[succession.task] = successor.cascade
         gateway.candidacies[succession.task].follow(settings.tasks[succession.task])
         key = f"tasks.{succession.task}.student.bundle"
-        if successor.roles is not None and key in comparison.unchanged:
+        if successor.changed and key in comparison.unchanged:
             comparison.unchanged.remove(key)  # a link, which means another bundle now
             comparison.applied.append(key)
     if settings.logging.level != gateway.settings.logging.level:
@@ -208,31 +216,42 @@ def fingerprint(settings: Settings) -> str:
 def _of_tasks(whole: Entry, ready: Sequence[tuple[Succession, Successor]]) -> Iterator[Entry]:
     """A row for each task whose student the reload replaces."""
     for succession, successor in ready:
-        old, roles = succession.roles.serving, successor.roles
-        if roles is not None and roles.serving != old:
-            yield replace(whole, task=succession.task, old=old, new=roles.serving, evidence={})
+        old, new = successor.basis.roles.serving, successor.roles.serving
+        if new != old:
+            yield replace(whole, task=succession.task, old=old, new=new, evidence={})
 
 
-def _remember(
+async def _install(
     ready: Sequence[tuple[Succession, Successor]],
     changes: Changes | None,
     entries: Sequence[Entry],
     *,
     needed: bool,
 ) -> None:
-    """Write down the roles of all tasks, and the rows of the log: all or nothing.
+    """Write down the rows of the log and the roles of all tasks, and let them hold: all or nothing.
 
-    Rows that are not `needed` may be missing: a key that is revoked waits for no database.
+    Rows that are not `needed` may be missing: a key that is revoked waits for no database. While
+    they are written every task may still go back; then this raises Conflict.
     """
-    roles = [(each.registry, new.roles) for each, new in ready if new.roles is not None]
-    with remembered(roles):
+    async with AsyncExitStack() as stack:
+        drafts = []
+        for succession, successor in sorted(ready, key=lambda each: each[0].task):
+            draft = await asyncio.to_thread(succession.draft, successor)
+            stack.push_async_callback(asyncio.to_thread, draft.close)
+            drafts.append(draft)
         try:
-            if changes is not None:
-                changes.append(*entries)
+            await stack.enter_async_context(noted(changes, entries))
         except LogUnavailable as error:
             if needed:
                 raise
             _log.warning("a change is not in the log", error=error.message)
+        for succession, successor in ready:
+            await stack.enter_async_context(succession.still())
+            succession.check_still(successor.ready)
+        for succession, _ in ready[:1]:
+            await succession.on_disk(take_all, drafts)
+        for succession, successor in ready:
+            succession.install(successor)
 
 
 class Hangup:

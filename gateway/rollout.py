@@ -6,7 +6,8 @@ in the end all. If it is worse than it may be it goes back by itself; then, and 
 nobody is promoted until somebody has looked and unfreezes it.
 
 What holds is in roles.json, and every change is a row of the log of changes. The replicas that
-share them look there: which of them takes a step does not matter, for one of them is the first.
+share them look there: which of them takes a step does not matter, for one of them is the first. A
+step counts what all of them have answered; an alarm hears its own replica, and any of them rings.
 Nothing here decides whether a candidate is good: the judge does.
 """
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import KW_ONLY, asdict, dataclass
 from typing import Any, Protocol
 
 import structlog
@@ -28,12 +29,13 @@ from gateway.errors import (
     UnderstudyError,
 )
 from gateway.shadow.ladder import Standing
-from gateway.shadow.promotion import Decision, Finding, Verdict
+from gateway.shadow.promotion import Decision, Finding, Verdict, Why
 from gateway.shadow.promotion import Standing as GateStanding
 from gateway.store.changes import Entry, What
-from gateway.students.registry import CanaryRole, Frozen, Proposal, Roles
+from gateway.students.registry import CanaryRole, Proposal, Roles
 from gateway.students.vacancy import NO_STUDENT
-from gateway.succession import Change, Succession
+from gateway.succession import Basis, Change, Succession, trusted
+from gateway.watch import in_numbers
 
 _LOOK_S = 0.5  # between two looks at roles.json: a rollback is everywhere within two seconds
 _PAUSE_S = 5.0  # after a look that failed: a bundle that cannot be loaded is not tried all the time
@@ -48,7 +50,7 @@ _log = structlog.get_logger(__name__)
 class Judge(Protocol):
     """Knows what was observed of the candidates of a task."""
 
-    def verdict(self, bundle: str) -> Verdict | None:
+    async def verdict(self, bundle: str) -> Verdict | None:
         """What may be done with the bundle of that name now; None: it is not under test."""
 
 
@@ -59,8 +61,10 @@ class Rollout:
         self.judge = judge
         self._succession = succession
         self._task = succession.task
-        self._not_before = 0.0  # of the next look, and of the next for who is proved
+        self._not_before = 0.0  # of the next try, and of the next look for who is proved
         self._judge_at = 0.0
+        self._looking = asyncio.Lock()
+        self._advancing: asyncio.Task[None] | None = None
 
     async def promote(self, name: str, *, by: str, why: str = "", override: bool = False) -> Change:
         """Let a candidate begin its steps, or wait for a second person where the settings want one.
@@ -70,15 +74,18 @@ class Rollout:
         `Succession.swap`.
         """
         held = self._succession
-        async with held.attempt(by=by):
-            roles = held.roles
+        async with held.attempt(by=by) as basis:
+            roles = basis.roles
             if _on_its_way(name, roles) or _proposed(name, roles, override=override):
                 return held.unchanged()
             if override and not why.strip():
                 raise Invalid("why: an override without a reason", mend="say why, with `why`")
             self._check_free(roles)
-            evidence = self._evidence(name, override=override)
-            return await self._promote(name, by=by, why=why, override=override, evidence=evidence)
+            _check_trusted(name, roles, override=override)
+            _check_no_other_proposal(roles, by=by)
+            evidence = await self._evidence(name, override=override)
+            wish = _Wish(name, by=by, why=why, override=override, evidence=evidence)
+            return await self._promote(basis, wish)
 
     async def approve(self, name: str, *, by: str, why: str = "") -> Change:
         """The second person's word: the candidate begins its steps.
@@ -87,8 +94,8 @@ class Rollout:
         `promote`.
         """
         held = self._succession
-        async with held.attempt(by=by):
-            roles, proposal = held.roles, held.roles.proposal
+        async with held.attempt(by=by) as basis:
+            roles, proposal = basis.roles, basis.roles.proposal
             if _on_its_way(name, roles):
                 return held.unchanged()
             if proposal is None or proposal.bundle != name:
@@ -102,89 +109,148 @@ class Rollout:
                     mend="let somebody with another admin's key approve it",
                 )
             self._check_free(roles)
-            evidence = self._evidence(name, override=proposal.override)
-            await self._begin(name, What.APPROVE, by=by, why=why, evidence=evidence)
+            evidence = await self._evidence(name, override=proposal.override)
+            wish = _Wish(name, by=by, why=why, override=proposal.override, evidence=evidence)
+            await self._begin(basis, wish, What.APPROVE)
             return held.done("promoted", by=by)
 
     async def freeze(self, *, by: str, why: str) -> Change:
-        """From now on nobody is promoted, and a canary takes no further step. Raises Invalid."""
-        held = self._succession
-        async with held.attempt(by=by):
-            _check_why(why)
-            if held.roles.frozen is not None:
-                return held.unchanged()
-            frozen = Frozen(why=why, at=held.clock())
-            roles = held.roles.model_copy(update={"frozen": frozen})
-            await held.become(roles, self._row(What.FREEZE, by, why=why))
-            return held.done("frozen", by=by)
+        """From now on nobody is promoted, and a canary takes no further step. Raises Invalid.
+
+        A proposal that waits is ended by it.
+        """
+        _check_why(why)
+        return await self._succession.freeze(by=by, why=why)
 
     async def unfreeze(self, *, by: str, why: str) -> Change:
-        """Somebody has looked: candidates may be promoted again. Raises Invalid."""
+        """Somebody has looked: promotion goes on, and what rang may ring again. Raises Invalid."""
         held = self._succession
-        async with held.attempt(by=by):
+        async with held.attempt(by=by) as basis:
             _check_why(why)
-            if held.roles.frozen is None:
+            frozen = basis.roles.frozen
+            if frozen is None:
                 return held.unchanged()
-            evidence = {"was": held.roles.frozen.why}
-            roles = held.roles.model_copy(update={"frozen": None})
-            await held.become(roles, self._row(What.UNFREEZE, by, why=why, evidence=evidence))
+            roles = basis.roles.model_copy(update={"frozen": None})
+            row = self._row(What.UNFREEZE, by, why=why, evidence={"was": frozen.why})
+            await held.become(basis, roles, row)
             return held.done("unfrozen", by=by)
 
     async def look(self) -> None:
-        """Follow what other replicas did, and do what is due: a step, a way back, a promotion.
+        """Follow what other replicas did, and send a canary back that an alarm rings for.
 
-        What goes wrong is logged, and tried again a little later.
+        Neither waits for a student to be loaded. A step that is due, or a promotion, is begun
+        aside. What goes wrong is logged, and tried again a little later.
         """
+        async with self._looking:
+            await self._look()
+
+    async def _look(self) -> None:
         held = self._succession
         now = held.clock()
-        if now < self._not_before:
-            return
         try:
-            if await held.behind() or self._due(now):
-                async with held.by_itself() as mine:
-                    if mine:
-                        await held.catch_up()
-                        await self._advance(now)
+            await held.catch_up()
+            await held.count()
+            held.pay()
+            if now < self._not_before:
+                return
+            await self._heed()
         except Conflict:
             return  # another replica was faster
         except UnderstudyError as error:
+            self._fail(error, now)
+            return
+        if (self._advancing is None or self._advancing.done()) and self._due(now):
+            self._advancing = asyncio.get_running_loop().create_task(self._advance(now))
+
+    async def settled(self) -> None:
+        """Wait until what the last look has begun is done, and whom it named is loaded."""
+        if self._advancing is not None:
+            await asyncio.wait({self._advancing})
+        await self._succession.settled()
+
+    async def close(self) -> None:
+        """End what a look has begun."""
+        if self._advancing is not None:
+            self._advancing.cancel()
+            await asyncio.wait({self._advancing})
+
+    def progress(self) -> Progress | None:
+        """How far the canary has come; None: there is none."""
+        held = self._succession
+        canary, ladder = held.roles.canary, held.settings.promotion.ladder()
+        if canary is None:
+            return None
+        standing = self._stands(canary)
+        return Progress(
+            bundle=canary.bundle,
+            step=min(canary.step + 1, len(ladder)),
+            steps=len(ladder),
+            share=standing.step.share,
+            rows=held.rows,
+            remaining_rows=standing.remaining_rows,
+            remaining_s=standing.remaining_s,
+            since=canary.since,
+            began=canary.began,
+            by=canary.by,
+            absent=held.absent,
+        )
+
+    def _fail(self, error: UnderstudyError, now: float) -> None:
+        if now >= self._not_before:
             self._not_before = now + _PAUSE_S
             _log.warning("the roles do not move on", task=self._task, error=error.message)
+
+    async def _heed(self) -> None:
+        """Send the canary back if an alarm rings for it."""
+        held = self._succession
+        canary, reading = held.roles.canary, held.lookout.ringing
+        if canary is not None and reading is not None and (why := held.lookout.why):
+            seen = in_numbers(reading)
+            await held.roll_back(by=_ALARM, why=why, leaving=canary.bundle, evidence=seen)
 
     def _due(self, now: float) -> bool:
         held = self._succession
         canary, frozen = held.roles.canary, held.roles.frozen
         if canary is not None:
-            return held.lookout.why is not None or (frozen is None and self._stands(canary).done)
+            return frozen is None and held.answers and self._stands(canary).done
         automatic = held.settings.promotion.automatic and self.judge is not None
         return automatic and frozen is None and now >= self._judge_at
 
     async def _advance(self, now: float) -> None:
-        held, roles = self._succession, self._succession.roles
-        if roles.canary is None:
-            if self._due(now):
-                self._judge_at = now + _JUDGE_S
-                await self._promote_who_is_proved()
-        elif (why := held.lookout.why) is not None:
-            await held.go_back(by=_ALARM, why=why)
-            held.done("rolled_back", by=_ALARM)
-        elif roles.frozen is None and self._stands(roles.canary).done:
-            await self._step(roles, roles.canary, now)
+        """Take the step that is due, or begin with who is proved, unless somebody changes it."""
+        held = self._succession
+        try:
+            async with held.by_itself() as mine:
+                if not mine or not self._due(now):
+                    return
+                basis = await held.basis()
+                here, there = held.roles, basis.roles
+                if (here.canary, here.frozen) != (there.canary, there.frozen):
+                    return  # the next look follows first
+                if basis.roles.canary is not None:
+                    await self._step(basis, basis.roles.canary, now)
+                else:
+                    self._judge_at = now + _JUDGE_S
+                    await self._promote_who_is_proved(basis)
+        except Conflict:
+            return  # another replica was faster
+        except UnderstudyError as error:
+            self._fail(error, now)
 
     def _stands(self, canary: CanaryRole) -> Standing:
         held = self._succession
-        ladder, rows = held.settings.promotion.ladder(), held.lookout.rows
+        ladder, rows = held.settings.promotion.ladder(), held.rows
         return ladder.standing(canary.step, since=canary.since, rows=rows, now=held.clock())
 
-    async def _step(self, roles: Roles, canary: CanaryRole, now: float) -> None:
+    async def _step(self, basis: Basis, canary: CanaryRole, now: float) -> None:
         """The next share, or after the last one the serving student's place."""
-        held, seen = self._succession, {"rows": self._succession.lookout.rows}
+        held, roles, seen = self._succession, basis.roles, {"rows": self._succession.rows}
         if self._stands(canary).last:
-            taken = await held.succeeded_by(canary.bundle, launched=canary.began)
+            taken = await held.succeeded_by(basis, canary.bundle, launched=canary.began)
             row = self._row(
                 What.TAKEOVER, _CANARY, old=roles.serving, new=canary.bundle, evidence=seen
             )
-            await held.become(taken, row)
+            await held.become(basis, taken, row)
             held.done("took_over", by=_CANARY)
             return
         number = canary.step + 1
@@ -192,53 +258,54 @@ class Rollout:
         further = canary.model_copy(update={"step": number, "since": now})
         evidence = {"step": number + 1, "share": share, **seen}
         row = self._row(What.STEP, _CANARY, old=roles.serving, new=canary.bundle, evidence=evidence)
-        await held.become(roles.model_copy(update={"canary": further}), row)
+        await held.become(basis, roles.model_copy(update={"canary": further}), row)
         held.done("stepped", by=_CANARY)
 
-    async def _promote_who_is_proved(self) -> None:
-        held, roles = self._succession, self._succession.roles
+    async def _promote_who_is_proved(self, basis: Basis) -> None:
+        """The first who is; never one that was sent back, and none while a proposal waits."""
+        held, roles = self._succession, basis.roles
+        if roles.proposal is not None:
+            return
         for name in await asyncio.to_thread(held.registry.names):
-            verdict = self._verdict(name)
-            waits = _on_its_way(name, roles) or _proposed(name, roles, override=False)
-            if verdict is None or verdict.decision is not Decision.PROMOTE or waits:
+            verdict = await self._verdict(name)
+            if verdict is None or verdict.decision is not Decision.PROMOTE:
+                continue
+            if _on_its_way(name, roles) or name in roles.sent_back:
                 continue
             evidence = _shown(verdict)
-            await self._promote(name, by=_AUTOMATIC, why="", override=False, evidence=evidence)
+            wish = _Wish(name, by=_AUTOMATIC, why="", override=False, evidence=evidence)
+            await self._promote(basis, wish)
             return
 
-    async def _promote(
-        self, name: str, *, by: str, why: str, override: bool, evidence: Mapping[str, Any]
-    ) -> Change:
+    async def _promote(self, basis: Basis, wish: _Wish) -> Change:
         """Begin, or wait for a second person."""
-        held = self._succession
-        what = What.OVERRIDE if override else What.PROMOTE
+        held, roles = self._succession, basis.roles
+        what = What.OVERRIDE if wish.override else What.PROMOTE
         if not held.settings.promotion.second_person:
-            await self._begin(name, what, by=by, why=why, evidence=evidence)
-            return held.done("promoted", by=by)
-        await asyncio.to_thread(held.registry.find, name)  # it is there
-        proposal = Proposal(bundle=name, by=by, why=why, override=override, at=held.clock())
-        waiting = {**evidence, "waits_for": "a second person"}
-        row = self._row(what, by, why=why, old=held.roles.serving, new=name, evidence=waiting)
-        await held.become(held.roles.model_copy(update={"proposal": proposal}), row)
-        return held.done("proposed", by=by)
-
-    async def _begin(
-        self, name: str, what: What, *, by: str, why: str, evidence: Mapping[str, Any]
-    ) -> None:
-        held, now = self._succession, self._succession.clock()
-        await asyncio.to_thread(held.registry.find, name)  # it is there
-        canary = CanaryRole(bundle=name, step=0, since=now, began=now, by=by)
-        share = held.settings.promotion.ladder().step(0).share
-        row = self._row(
-            what,
-            by,
-            why=why,
-            old=held.roles.serving,
-            new=name,
-            evidence={**evidence, "step": 1, "share": share},
+            await self._begin(basis, wish, what)
+            return held.done("promoted", by=wish.by)
+        await asyncio.to_thread(held.registry.find, wish.name)  # it is there
+        proposal = Proposal(
+            bundle=wish.name, by=wish.by, why=wish.why, override=wish.override, at=held.clock()
         )
-        begun = held.roles.model_copy(update={"canary": canary, "proposal": None})
-        await held.become(begun, row)
+        waiting = {**wish.evidence, "waits_for": "a second person"}
+        row = self._row(
+            what, wish.by, why=wish.why, old=roles.serving, new=wish.name, evidence=waiting
+        )
+        await held.become(basis, roles.model_copy(update={"proposal": proposal}), row)
+        return held.done("proposed", by=wish.by)
+
+    async def _begin(self, basis: Basis, wish: _Wish, what: What) -> None:
+        held, roles, now = self._succession, basis.roles, self._succession.clock()
+        await asyncio.to_thread(held.registry.find, wish.name)  # it is there
+        canary = CanaryRole(bundle=wish.name, step=0, since=now, began=now, by=wish.by)
+        share = held.settings.promotion.ladder().step(0).share
+        evidence = {**wish.evidence, "step": 1, "share": share}
+        row = self._row(
+            what, wish.by, why=wish.why, old=roles.serving, new=wish.name, evidence=evidence
+        )
+        begun = roles.model_copy(update={"canary": canary, "proposal": None})
+        await held.become(basis, trusted(begun, wish.name), row)
 
     def _check_free(self, roles: Roles) -> None:
         """Raises PromotionFrozen, or Conflict where another canary is on its way."""
@@ -253,12 +320,14 @@ class Rollout:
                 mend="wait until it serves, or end it: understudy students rollback",
             )
 
-    def _verdict(self, name: str) -> Verdict | None:
-        return None if self.judge is None or name == NO_STUDENT else self.judge.verdict(name)
+    async def _verdict(self, name: str) -> Verdict | None:
+        if self.judge is None or name == NO_STUDENT:
+            return None
+        return await self.judge.verdict(name)
 
-    def _evidence(self, name: str, *, override: bool) -> Mapping[str, Any]:
+    async def _evidence(self, name: str, *, override: bool) -> Mapping[str, Any]:
         """What is known of a candidate, for the log. Raises NotProved."""
-        verdict = self._verdict(name)
+        verdict = await self._verdict(name)
         if not override and (verdict is None or verdict.decision is not Decision.PROMOTE):
             raise NotProved(
                 f"{name[:120]} has not shown that it may serve: {_missing(verdict)}",
@@ -282,14 +351,52 @@ class Rollout:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a canary has come: `step` counts from 1, and times are seconds since the epoch.
+
+    `rows` are the texts that it has answered in this step, over all replicas. `absent` says in
+    words why it does not answer in this one, where it does not.
+    """
+
+    bundle: str
+    step: int
+    steps: int
+    share: float
+    rows: int
+    remaining_rows: int
+    remaining_s: float
+    since: float
+    began: float
+    by: str
+    absent: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """That a bundle be promoted, and what is known of it."""
+
+    name: str
+    _: KW_ONLY
+    by: str
+    why: str
+    override: bool
+    evidence: Mapping[str, Any]
+
+
 async def keep_looking(rollouts: Iterable[Rollout]) -> None:
-    """Let each of them look, again and again, until it is cancelled."""
-    while True:
+    """Let each of them look, again and again, until it is cancelled; none waits for another."""
+    async with asyncio.TaskGroup() as group:
         for rollout in rollouts:
-            try:
-                await rollout.look()
-            except Exception:  # noqa: BLE001  what nobody foresaw must not end all later looks
-                _log.exception("a look at the roles failed")
+            group.create_task(_keep_looking(rollout))
+
+
+async def _keep_looking(rollout: Rollout) -> None:
+    while True:
+        try:
+            await rollout.look()
+        except Exception:  # noqa: BLE001  what nobody foresaw must not end all later looks
+            _log.exception("a look at the roles failed")
         await asyncio.sleep(_LOOK_S)
 
 
@@ -302,6 +409,26 @@ def _proposed(name: str, roles: Roles, *, override: bool) -> bool:
     return proposal is not None and (proposal.bundle, proposal.override) == (name, override)
 
 
+def _check_trusted(name: str, roles: Roles, *, override: bool) -> None:
+    """Raises NotProved for a bundle that was rolled back: what proved it has been refuted."""
+    if name in roles.sent_back and not override:
+        raise NotProved(
+            f"{name} was rolled back, and its evidence is from before",
+            mend="look why (understudy changes list), then take the blame: --override --why TEXT",
+        )
+
+
+def _check_no_other_proposal(roles: Roles, *, by: str) -> None:
+    """Raises Conflict where somebody else's proposal waits: it would be lost without a word."""
+    waits = roles.proposal
+    if waits is not None and waits.by not in {by, _AUTOMATIC}:
+        raise Conflict(
+            f"{waits.bundle} waits for a second person already: {waits.by} has proposed it",
+            mend=f"approve it: understudy students approve {waits.bundle}; or end it: a freeze "
+            f"does, and {waits.by} may propose another in its place",
+        )
+
+
 def _check_why(why: str) -> None:
     if not why.strip():
         raise Invalid("why: nothing is said", mend="say why, with `why`")
@@ -311,6 +438,8 @@ def _missing(verdict: Verdict | None) -> str:
     """In words what keeps it from being promoted."""
     if verdict is None:
         return "it is not under test"
+    if verdict.why is Why.UNCERTIFIED:
+        return "it has no certificate that holds, and would leave everything to the teacher"
     if verdict.remaining_s > 0.0 and not _unpassed(verdict):
         return f"the test runs for another {verdict.remaining_s / 3600:.1f} hours"
     gates = "; ".join(

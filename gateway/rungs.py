@@ -138,7 +138,17 @@ def policy_of(
         severity=costs,
         warrant=warrant,
         min_familiarity=least,
+        promise=promised.alpha if promised else _promise(settings, student),
     )
+
+
+def _promise(settings: TaskSettings, student: Student) -> float | None:
+    """The alpha of the bundle's certificate; a threshold below the certified one has none."""
+    point = student.bundle.manifest.operating_point(settings.student.operating_point)
+    if point is None or point.threshold is None or point.certificate is None:
+        return None
+    chosen = settings.policy.threshold
+    return point.certificate.alpha if chosen is None or chosen >= point.threshold else None
 
 
 def safety_net(
@@ -197,6 +207,34 @@ def fingerprint(policy: PolicySettings, costs: Severity | None, least: float | N
     said["min_familiarity"] = least
     options = orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_NUMPY
     return hashlib.sha256(orjson.dumps(said, option=options)).hexdigest()
+
+
+def standing(
+    policy: EscalationPolicy,
+    settings: PolicySettings,
+    *,
+    teacher: str,
+    now: float,
+    stale: bool = False,
+) -> str:
+    """SHA-256 of all by which a policy decides, and of who answers what it leaves.
+
+    `settings` are those that it was made of; `now`, in seconds since the epoch, is held against the
+    end of its certificate, which may be `stale`, and of its safety net. What was measured under
+    another one says nothing of it.
+    """
+    nets = [each for each in policy.rules if isinstance(each, SafetyNet)]
+    said = {
+        "settings": fingerprint(settings, policy.severity, policy.min_familiarity),
+        "threshold": policy.threshold,
+        "critical": policy.critical.threshold if policy.critical else None,
+        "void": policy.warrant.fault_at(now) if policy.warrant else None,
+        "absent": policy.absent,
+        "nets": [each.share for each in nets if now < each.until],
+        "teacher": teacher,
+        "stale": stale,
+    }
+    return hashlib.sha256(orjson.dumps(said, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 async def open_teacher(

@@ -68,11 +68,13 @@ def configured(settings: TaskSettings) -> str:
 class First:
     """Who serves when the process starts; no `student`: the teacher alone.
 
-    `roles` are to be written down once all is open that the start needs; None: they stay.
+    `roles` are to be written down once all is open that the start needs, where roles.json still
+    says what was `seen`; None: they stay.
     """
 
     student: Student | None
     roles: Roles | None
+    seen: Roles | None = None
 
 
 def first(settings: TaskSettings, registry: Registry, *, aside: bool) -> First:
@@ -87,12 +89,12 @@ def first(settings: TaskSettings, registry: Registry, *, aside: bool) -> First:
         return First(student, None)
     if settings.student.bundle is not None:
         registry.keep(settings.student.bundle)
-    roles = roles.model_copy(update={"configured": named})
+    seen, roles = roles, roles.model_copy(update={"configured": named})
     if roles.serving != named:
         taken = {"serving": named, "previous": roles.serving}
         ended = {"launched": None, "canary": None, "proposal": None}
         roles = roles.model_copy(update=taken | ended)
-    return First(student, roles)
+    return First(student, roles, seen)
 
 
 def first_bundle(settings: TaskSettings, registry: Registry) -> Path | None:

@@ -253,7 +253,10 @@ class Comparison:
     teacher asked again.
 
     `by_chance`: the teacher's view is there by a chance that is the same for all requests, however
-    hard they are.
+    hard they are. `policy` is a fingerprint of the policy that the candidate was held against, and
+    `serving_policy` of that under which the student `serving` (a bundle's id; empty: there is none)
+    answered; None: another one answered (a canary), or under another policy, so that the two are no
+    pair.
     """
 
     answer: Answer
@@ -267,6 +270,9 @@ class Comparison:
     source: Source | None = None
     second: Prediction | None = None
     by_chance: bool = False
+    policy: str = ""
+    serving: str = ""
+    serving_policy: str | None = ""
 
     @property
     def wished(self) -> bool:

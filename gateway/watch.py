@@ -12,7 +12,7 @@ import asyncio
 import os
 import random
 import tempfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from gateway.shadow.alarm import Level
 from gateway.shadow.drift import Drift, Traffic
 from gateway.shadow.streams import Reading, Streams, Terms
 from gateway.shadow.window import State
-from gateway.types import Answer, Audit, Instance, Reason
+from gateway.types import Answer, Audit, Coin, Instance, Prediction, Reason, Route
 
 _NO_DOUBT = frozenset({Reason.CONFIDENT, Reason.NO_CERTIFICATE})
 _EVERY_S = 10.0  # seconds of traffic that a crash may lose
@@ -49,13 +49,15 @@ class Duty:
     """What is watched: the student that serves, by the id of its bundle; None: there is none.
 
     `certificate` names the one that holds for it: under another one the traffic of the moment is
-    what it should be. `share` is the probability of the uniform coin, and `elsewhere` says which
+    what it should be. `threshold` is what it is certified for, however strict its policy is while
+    that is stale. `share` is the probability of the uniform coin, and `elsewhere` says which
     instances another student answers; both are asked when needed.
     """
 
     student: str | None
     terms: Terms
     certificate: str = ""
+    threshold: float | None = None
     drift: bool = True
     share: Callable[[], float] = float
     elsewhere: Callable[[Instance], bool] = _none
@@ -118,6 +120,12 @@ class Watch:
         self._kept = {}
         self._look()
 
+    def begin_anew(self) -> None:
+        """Somebody has looked at what rang: the alarms count from nothing, and may ring again."""
+        self._streams.reset()
+        self._rung = False
+        self._look()
+
     def answered(self, answer: Answer) -> None:
         """An answer was given."""
         duty, said = self._duty, answer.student
@@ -131,11 +139,14 @@ class Watch:
         # A clock that is set back costs neither of these more than a moment.
         if said and duty.drift and abs(answer.at - self._heard_at) >= _APART_S:
             self._heard_at = answer.at
+            sure = Reason.CONFIDENT in answer.decision.reasons
             self._traffic.answered(
                 score=said.score,
                 familiarity=said.familiarity,
-                escalated=self._doubted(answer.decision.reasons),
+                escalated=self._doubted(answer, said),
                 at=answer.at,
+                heads=said.heads,
+                served=sure and answer.route is Route.STUDENT,
             )
         self._look()
         if abs(answer.at - self._saved_at) >= _EVERY_S:
@@ -147,6 +158,8 @@ class Watch:
         said = audit.answer.student
         if said and said.bundle == self._duty.student:
             self._streams.audited(audit.answer, audit.teacher)
+            if audit.answer.coin is Coin.UNIFORM and self._duty.drift:
+                self._traffic.audited(said.score, right=said.agrees(audit.teacher))
             self._look()
 
     async def close(self) -> None:
@@ -156,14 +169,18 @@ class Watch:
         if self._file is not None:
             await asyncio.to_thread(_write, self._file, self._state())
 
-    def _doubted(self, reasons: Collection[Reason]) -> bool | None:
+    def _doubted(self, answer: Answer, said: Prediction) -> bool | None:
         """Whether the student's answer would be escalated; None: that was not its to decide.
 
-        A certificate that is stale may escalate everything. It must not keep itself stale by that.
+        A certificate that is stale may escalate more, or everything. It must not keep itself stale
+        by that.
         """
+        reasons, bar = set(answer.decision.reasons), self._duty.threshold
         void = Reason.NO_CERTIFICATE in reasons and not self._stale
         if void or Reason.REQUESTED in reasons:
             return None
+        if bar is not None and said.score >= bar:
+            reasons.discard(Reason.LOW_CONFIDENCE)  # it was sure enough, but for what is stale
         return not _NO_DOUBT.issuperset(reasons)
 
     def _look(self) -> None:

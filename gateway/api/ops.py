@@ -11,7 +11,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from gateway.api.schemas import State, problems
-from gateway.api.stats import validities, watched
+from gateway.api.stats import canaries, shadowed, validities, watched
 from gateway.assembly import Gateway
 from gateway.errors import Draining, ServingError
 from gateway.telemetry.metrics import CONTENT_TYPE
@@ -61,6 +61,8 @@ def metrics(gateway: Gateway) -> APIRouter:
         await asyncio.gather(gateway.look_at_budgets(), gateway.shown.look())
         gateway.metrics.certified(validities(gateway))
         gateway.metrics.watched(watched(gateway))
+        gateway.metrics.climbing(canaries(gateway))
+        gateway.metrics.shadowed(shadowed(gateway))
         return Response(gateway.metrics.render(), headers={"content-type": CONTENT_TYPE})
 
     return routes

@@ -16,10 +16,12 @@ from gateway.contract.certificate import PolicyCertificate
 from gateway.contract.manifest import Certificate, Head
 from gateway.shadow.account import Served
 from gateway.shadow.drift import Movement
+from gateway.shadow.mix import Makeup
 from gateway.shadow.promotion import Decision
 from gateway.shadow.rate import CONFIDENCE, Rate
 from gateway.shadow.shadow import Candidate
 from gateway.shadow.streams import Reading
+from gateway.shadow.trust import Accuracy
 from gateway.types import FieldValue, Reason, Route, Wish
 
 
@@ -338,6 +340,55 @@ class MovementReply(_Part):
         )
 
 
+class MixReply(_Part):
+    """What the student says for one head of late, against when it began to serve."""
+
+    shares: dict[str, float] = Field(description="of the last answers, by label")
+    rows: int = Field(description="that are compared; 0: there is nothing to compare yet")
+    psi: float = Field(description="population stability index")
+    limit: float | None = Field(
+        description="that the index passes by chance once in a hundred looks; null: no rows yet"
+    )
+    moved: str | None = Field(description="what contributes most to it")
+    state: str = Field(description="steady, or drifting where the index is above its limit")
+
+    @classmethod
+    def of(cls, makeup: Makeup) -> Self:
+        """A mix, as it is shown."""
+        found = makeup.shift
+        return cls(
+            shares=dict(makeup.shares),
+            rows=found.rows,
+            psi=found.psi,
+            limit=found.limit,
+            moved=found.moved,
+            state=found.state,
+        )
+
+
+class AccuracyReply(_Part):
+    """What the student's scores promise of what it serves, and what audits find."""
+
+    estimated: float | None = Field(description="mean score; null: nothing was served yet")
+    audited: float | None = Field(description="share that is right; null: no audit has come")
+    audits: int
+    lower: float = Field(description="of score less rightness, at 95 % at all times")
+    upper: float
+    recalibrate: bool = Field(description="the two differ by more than chance and one point")
+
+    @classmethod
+    def of(cls, accuracy: Accuracy) -> Self:
+        """An accuracy, as it is shown."""
+        return cls(
+            estimated=accuracy.estimated,
+            audited=accuracy.audited,
+            audits=accuracy.audits,
+            lower=accuracy.lower,
+            upper=accuracy.upper,
+            recalibrate=accuracy.recalibrate,
+        )
+
+
 class IncidentReply(_Part):
     """Something went wrong, and nobody is promoted until somebody has looked."""
 
@@ -351,6 +402,8 @@ class WatchReply(_Part):
 
     alarms: dict[str, AlarmReply] = Field(description="by stream")
     drift: dict[str, MovementReply] = Field(description="by signal")
+    mix: dict[str, MixReply] = Field(description="by head: what the student says")
+    accuracy: AccuracyReply | None = Field(description="null: there is no student")
     certificate_stale: bool = Field(
         description="traffic is no longer what it was under this certificate and student"
     )
@@ -386,6 +439,22 @@ class CandidateStats(_Part):
         )
 
 
+class CanaryStats(_Part):
+    """A student that answers a share of the requests, on its way to serving."""
+
+    bundle: str
+    step: int = Field(description="from 1")
+    steps: int
+    share: float = Field(description="of all keys")
+    rows: int = Field(description="texts that it has answered in this step, over all replicas")
+    remaining_rows: int = Field(description="before the next step")
+    remaining_s: float
+    since: float = Field(description="when this step began, in seconds since the epoch")
+    began: float = Field(description="when the first one did")
+    by: str = Field(description="who asked for it")
+    absent: str = Field(description="why it does not answer in this replica; empty: it does")
+
+
 class TaskStats(_Part):
     """The figures of one task."""
 
@@ -407,6 +476,7 @@ class TaskStats(_Part):
     )
     watch: WatchReply | None = Field(description="null: no task of this gateway, see `other`")
     candidates: dict[str, CandidateStats] = Field(description="by the name of their bundle")
+    canary: CanaryStats | None = Field(description="null: there is none")
     cost: Costs = Field(description="micro-USD")
     budget: BudgetReply | None = Field(description="of its teacher; null: nothing is limited")
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter
 
 from gateway.api.schemas import (
+    AccuracyReply,
     AlarmReply,
     BalanceReply,
     BudgetReply,
+    CanaryStats,
     CandidateStats,
     CertificateReply,
     IncidentReply,
+    MixReply,
     MovementReply,
     RecordCounts,
     ServedErrorReply,
@@ -33,8 +38,9 @@ from gateway.contract.manifest import Certificate
 from gateway.routing.budget import Budget
 from gateway.routing.cascade import Cascade
 from gateway.settings import ServerSettings, Settings
+from gateway.shadow.shadow import Candidate
 from gateway.store.writer import Account
-from gateway.telemetry.metrics import Validity, Watched
+from gateway.telemetry.metrics import Underway, Validity, Watched
 
 
 def router(gateway: Gateway) -> APIRouter:
@@ -80,6 +86,7 @@ async def stats_of(gateway: Gateway) -> StatsReply:
                 budget=_budget(gateway.budgets.get(name)),
                 served_error=errors.get(name),
                 candidates=_candidates(gateway, name),
+                canary=_canary(gateway, name),
                 watch=_watch(gateway, name),
                 **figures,
             )
@@ -100,6 +107,21 @@ def _candidates(gateway: Gateway, task: str) -> dict[str, CandidateStats]:
     return {
         each.name: CandidateStats.of(each, candidacy.decisions.get(each.name))
         for each in candidacy.shadow.candidates
+    }
+
+
+def _canary(gateway: Gateway, task: str) -> CanaryStats | None:
+    rollout = gateway.rollouts.get(task)
+    found = rollout.progress() if rollout else None
+    return CanaryStats(**asdict(found)) if found else None
+
+
+def canaries(gateway: Gateway) -> dict[str, Underway | None]:
+    """How far the canary of each task has come."""
+    found = {name: each.progress() for name, each in gateway.rollouts.items()}
+    return {
+        name: Underway(each.step, each.since, each.rows, bool(each.absent)) if each else None
+        for name, each in found.items()
     }
 
 
@@ -131,7 +153,7 @@ def serving(settings: Settings, cascade: Cascade | None) -> ServingReply | None:
         student=cascade.rung.name,
         teacher=cascade.teacher.name,
         operating_point=task.student.operating_point,
-        threshold=cascade.rung.policy.threshold,
+        threshold=cascade.policy().threshold,
         certificate=CertificateReply.of(certificate) if certificate else None,
         certificate_void=fault,
         audit_share=task.audit.share,
@@ -184,15 +206,23 @@ def watched(gateway: Gateway) -> dict[str, Watched]:
     }
 
 
+def shadowed(gateway: Gateway) -> dict[str, Sequence[Candidate]]:
+    """The candidates of each task, as they are compared here."""
+    return {name: each.shadow.candidates for name, each in gateway.candidacies.items()}
+
+
 def _watch(gateway: Gateway, task: str) -> WatchReply | None:
     """The same of one task, in words; None for what is no task of this gateway."""
     succession = gateway.successions.get(task)
     if succession is None:
         return None
     watch, frozen = succession.watch, succession.roles.frozen
+    drift = watch.drift()
     return WatchReply(
         alarms={each.stream.value: AlarmReply.of(each) for each in watch.readings()},
-        drift={each.signal.value: MovementReply.of(each) for each in watch.drift().movements},
+        drift={each.signal.value: MovementReply.of(each) for each in drift.movements},
+        mix={head: MixReply.of(each) for head, each in drift.mixes.items()},
+        accuracy=AccuracyReply.of(drift.accuracy) if drift.accuracy else None,
         certificate_stale=watch.stale,
         audits_doubled=watch.alert,
         incident=IncidentReply(at=frozen.at, why=frozen.why, student=frozen.student)

@@ -4,13 +4,16 @@
         roles.json                  who serves, who did before, and who is on the way there
         candidates.json             who is compared with live traffic
         watch.json                  what its alarms and its drift have seen; of a replica its own
+        .canary-....json            how many texts a canary has answered; of a process its own
         tickets-0123456789ab/       bundles, each as it was sealed
         .staging-...                what is being unpacked; removed whatever comes of it
 
 A bundle is unpacked, verified and rehearsed aside and then moved here as a whole, so that a reader
 sees it whole or not at all. roles.json is replaced as a whole likewise, after the bundles that it
-names are here. Replicas that share the disk change it one after the other, each from what it has
-seen there, so that none undoes what another did. The registry starts no student: a seat does.
+names are here, and only where it still says what a change started from: so that no replica, and
+nothing that runs beside it in the same one, undoes what another did. What is wished takes turns, as
+it waits for the log of changes; the way back takes none, and is held up by nothing but a comparison
+and a rename. The registry starts no student: a seat does.
 """
 
 from __future__ import annotations
@@ -20,11 +23,11 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -36,7 +39,8 @@ from gateway.errors import BundleError, BundleMissing, Conflict, SettingsError
 ROLES = "roles.json"
 CANDIDATES = "candidates.json"
 
-_LOCK = ".roles.lock"
+_LOCK = ".roles.lock"  # held for a comparison and a rename
+_TURN = ".turn.lock"  # held by who waits for the log of changes too: no way back takes it
 
 _STAGING = ".staging-"
 _STALE_S = 3600.0  # a staging folder so old was left behind by a process that was killed
@@ -83,12 +87,31 @@ class Proposal(BaseModel):
     at: float
 
 
+class Owed(BaseModel):
+    """A row that the log of changes does not have yet, of something that took effect at `at`.
+
+    The `id` is its own: by it the log knows a row that it has already.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    at: float
+    what: str
+    who: str
+    old: str | None = None
+    new: str | None = None
+    why: str = ""
+    evidence: dict[str, Any] = {}
+
+
 class Roles(BaseModel):
     """Who serves a task. Every bundle that is named lies in the registry; `no_student` is none.
 
     `configured` is the bundle that the settings named when this was written: where they name
     another one now, they win. `launched`: when the one that serves got its first requests, in
-    seconds since the epoch; None: it is no new one.
+    seconds since the epoch; None: it is no new one. `sent_back`: those that were rolled back, and
+    that nobody has let serve since. `owed`: rows that are still to come into the log of changes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -101,6 +124,8 @@ class Roles(BaseModel):
     launched: float | None = None
     canary: CanaryRole | None = None
     proposal: Proposal | None = None
+    sent_back: tuple[Name, ...] = ()
+    owed: tuple[Owed, ...] = ()
 
 
 class Candidates(BaseModel):
@@ -199,8 +224,7 @@ class Registry:
         """Replace roles.json, durably; None removes it. Raises SettingsError."""
         path = self._folder / ROLES
         if roles is not None:
-            with self._anew(path, roles):
-                pass
+            self._anew(path, roles)
             return
         try:
             path.unlink(missing_ok=True)
@@ -233,51 +257,96 @@ class Registry:
             before = self.candidates()
             after = change(before)
             if after != before:
-                with self._anew(path, Candidates(names=after)):
-                    pass
+                self._anew(path, Candidates(names=after))
 
-    def replace(self, seen: Roles | None, roles: Roles, *, first: Callable[[], None]) -> None:
-        """Replace roles.json, durably, where it says what was `seen`; and `first` do that.
+    def replace(self, seen: Roles | None, roles: Roles) -> None:
+        """Replace roles.json, durably, where it says what was `seen`.
 
-        Raises Conflict where another process has changed it since, SettingsError, and what `first`
-        raises; then it is as it was. Nobody reads the new roles before `first` has done its part.
+        Raises Conflict where it has been changed since, or SettingsError; then it is as it was.
         """
+        draft = self.draft(seen, roles, in_turn=False)
+        try:
+            draft.take()
+        finally:
+            draft.close()
+
+    def draft(self, seen: Roles | None, roles: Roles | None, *, in_turn: bool) -> Draft:
+        """New roles, for where roles.json still says what was `seen`; None: they are to stay so.
+
+        They are on the disk before they hold, so that a full one is found here. `in_turn`: nobody
+        else has one in turn, in any process, until this one is closed. Raises as `replace` does;
+        where nothing is to change, nothing is written.
+        """
+        with ExitStack() as opened:
+            if roles is None:
+                self._compare(seen)
+                return Draft(self, seen, None, None, opened.pop_all())
+            if in_turn:
+                opened.enter_context(self._alone(_TURN))
+            with self._alone():
+                self._compare(seen)
+            aside = self._aside(roles)
+            opened.callback(aside.unlink, missing_ok=True)
+            return Draft(self, seen, roles, aside, opened.pop_all())
+
+    def _compare(self, seen: Roles | None) -> None:
+        """Raises Conflict where roles.json says something else; what it owes the log is no role."""
+        found = self.roles()
+        if (found and found.model_copy(update={"owed": ()})) != (
+            seen and seen.model_copy(update={"owed": ()})
+        ):
+            raise Conflict(
+                f"{self.task} has just been changed by somebody else", mend="look, and try again"
+            )
+
+    def _take(self, seen: Roles | None, aside: Path | None) -> None:
+        """Let the file `aside` be roles.json, where that still says what was `seen`."""
+        if aside is None:
+            self._compare(seen)
+            return
         with self._alone():
-            if self.roles() != seen:
-                raise Conflict(
-                    f"another replica has just changed {self.task}", mend="look, and try again"
-                )
-            with self._anew(self._folder / ROLES, roles):
-                first()
+            self._compare(seen)
+            self._rename(aside, self._folder / ROLES)
 
-    @contextmanager
-    def _anew(self, path: Path, content: BaseModel) -> Iterator[None]:
-        """Replace a file as a whole, durably, unless what is done meanwhile fails.
+    def _undo(self, roles: Roles, before: Roles | None) -> None:
+        """Let hold what held before these, unless somebody has moved on from them."""
+        with suppress(Conflict), self._alone():
+            self._compare(roles)
+            self.remember(before)
 
-        All of it is on the disk before, so that a full one is found there. Raises SettingsError.
-        """
+    def _anew(self, path: Path, content: BaseModel) -> None:
+        """Replace a file as a whole, durably. Raises SettingsError."""
+        aside = self._aside(content)
+        try:
+            self._rename(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+
+    def _aside(self, content: BaseModel) -> Path:
+        """A file of that content, on the disk. Raises SettingsError."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=self._folder, prefix=".new-", delete=False) as new:
-                draft = Path(new.name)
                 new.write(content.model_dump_json(indent=2).encode() + b"\n")
                 new.flush()
                 os.fsync(new.fileno())
-            try:
-                yield
-                draft.replace(path)
-                sync_folder(self._folder)
-            finally:
-                draft.unlink(missing_ok=True)
+        except OSError as error:
+            raise _unwritable(self._folder, error) from error
+        return Path(new.name)
+
+    def _rename(self, aside: Path, path: Path) -> None:
+        try:
+            aside.replace(path)
+            sync_folder(self._folder)
         except OSError as error:
             raise _unwritable(path, error) from error
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Wait until no other process changes roles.json. Raises SettingsError."""
+    def _alone(self, name: str = _LOCK) -> Iterator[None]:
+        """Wait until nobody else has this lock, in any process. Raises SettingsError."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            lock = (self._folder / _LOCK).open("ab")
+            lock = (self._folder / name).open("ab")
         except OSError as error:
             raise _unwritable(self._folder, error) from error
         with lock:  # closing it gives the lock back, and so does the end of the process
@@ -328,17 +397,43 @@ class Registry:
                 shutil.rmtree(each, ignore_errors=True)
 
 
-@contextmanager
-def remembered(wanted: Iterable[tuple[Registry, Roles]]) -> Iterator[None]:
-    """Write the roles of several tasks down; where one cannot, or what follows fails, those before.
+class Draft:
+    """New roles that lie beside roles.json until they take its place. All of it blocks."""
 
-    Raises SettingsError.
-    """
+    def __init__(
+        self,
+        registry: Registry,
+        seen: Roles | None,
+        roles: Roles | None,
+        aside: Path | None,
+        opened: ExitStack,
+    ) -> None:
+        self._registry = registry
+        self._seen = seen
+        self._roles = roles
+        self._aside = aside
+        self._opened = opened
+
+    def take(self) -> None:
+        """Let them hold. Raises Conflict or SettingsError; then nothing has changed."""
+        self._registry._take(self._seen, self._aside)  # noqa: SLF001  two halves of one thing
+
+    def undo(self) -> None:
+        """After all, let hold what held before. Raises SettingsError."""
+        if self._roles is not None:
+            self._registry._undo(self._roles, self._seen)  # noqa: SLF001
+
+    def close(self) -> None:
+        """Leave nothing behind, and give the turn back."""
+        self._opened.close()
+
+
+def take_all(drafts: Sequence[Draft]) -> None:
+    """Let the roles of several tasks hold, all or none. Raises like `Draft.take`."""
     with ExitStack() as undo:
-        for registry, roles in wanted:
-            undo.callback(registry.remember, registry.roles())
-            registry.remember(roles)
-        yield
+        for draft in drafts:
+            draft.take()
+            undo.callback(draft.undo)
         undo.pop_all()
 
 

@@ -30,6 +30,8 @@ from gateway.shadow.alarm import Level
 from gateway.shadow.drift import Drift
 from gateway.shadow.promotion import Decision
 from gateway.shadow.rate import Rate
+from gateway.shadow.runner import State
+from gateway.shadow.shadow import Candidate
 from gateway.shadow.streams import Reading
 from gateway.teachers.guard import Event, Outcome, Watch
 from gateway.telemetry.pricing import Prices
@@ -68,6 +70,7 @@ _SWAPS = (
 )  # fmt: skip
 _LOUD = {Level.CALM: 0, Level.WARN: 1, Level.ALARM: 2}
 _JUDGED = {Decision.REJECT: -1, Decision.HOLD: 0, Decision.PROMOTE: 1}
+_DOING = {State.STOPPED: 0, State.RESTING: 1, State.STARTING: 2, State.RUNNING: 3}
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -87,6 +90,19 @@ class Watched:
     drift: Drift
     stale: bool
     incident: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Underway:
+    """How far a task's canary has come: `step` from 1, since when, and texts over all replicas.
+
+    `absent`: it does not answer in this process, which could not load it.
+    """
+
+    step: int
+    since: float
+    rows: int
+    absent: bool
 
 
 class Metrics:
@@ -125,6 +141,8 @@ class Metrics:
         self._teachers: dict[str, _TeacherSeries] = {}
         self._families.build.labels(version).set(1)
         self._families.generation.set(1)
+        self._candidates = _Candidates()
+        self._registry.register(self._candidates)
         ProcessCollector(registry=self._registry)
 
     def answered(self, answer: Answer) -> None:
@@ -203,6 +221,17 @@ class Metrics:
         """What share of a task's keys its canary has now; 0: there is none."""
         self._families.canary.labels(task).set(share)
 
+    def climbing(self, canaries: Mapping[str, Underway | None]) -> None:
+        """How far the canary of each task has come; None: it has none."""
+        families = self._families
+        families.canary_since.clear()
+        for task, found in canaries.items():
+            families.canary_step.labels(task).set(found.step if found else 0)
+            families.canary_rows.labels(task).set(found.rows if found else 0)
+            families.canary_absent.labels(task).set(found is not None and found.absent)
+            if found is not None:
+                families.canary_since.labels(task).set(found.since)
+
     def changed(self, task: str, result: str) -> None:
         """Somebody wanted another student to serve; `result` is one of our own words."""
         self._families.swaps.labels(task, result).inc()
@@ -243,7 +272,11 @@ class Metrics:
     def watched(self, tasks: Mapping[str, Watched]) -> None:
         """How the alarms and the traffic of the tasks stand now."""
         families = self._families
-        for family in (families.alarm, families.alarm_statistic, families.drift):
+        for family in (
+            families.alarm, families.alarm_statistic, families.drift, families.psi,
+            families.psi_limit, families.labels, families.estimated, families.audited,
+            families.score_off,
+        ):  # fmt: skip
             family.clear()
         for task, seen in tasks.items():
             families.stale.labels(task).set(seen.stale)
@@ -254,6 +287,28 @@ class Metrics:
                 families.alarm_statistic.labels(task, each.stream.value).set(share)
             for moved in seen.drift.movements:
                 families.drift.labels(task, moved.signal.value).set(moved.distance)
+            self._shown(task, seen.drift)
+
+    def _shown(self, task: str, drift: Drift) -> None:
+        """What is beside the signals: the mix of classes, and the accuracy of what is served."""
+        families = self._families
+        for head, mix in drift.mixes.items():
+            if mix.shift.limit is not None:
+                families.psi.labels(task, head).set(mix.shift.psi)
+                families.psi_limit.labels(task, head).set(mix.shift.limit)
+            for label, share in mix.shares.items():
+                families.labels.labels(task, head, label).set(share)
+        if (found := drift.accuracy) is None:
+            return
+        if found.estimated is not None:
+            families.estimated.labels(task).set(found.estimated)
+        if found.audited is not None:
+            families.audited.labels(task).set(found.audited)
+            families.score_off.labels(task).set(found.recalibrate)
+
+    def shadowed(self, tasks: Mapping[str, Sequence[Candidate]]) -> None:
+        """How the candidates of the tasks stand now, as far as this process has compared them."""
+        self._candidates.tasks = tasks
 
     def follow_queue(self, task: str, depth: Callable[[], int]) -> None:
         """Show queue_depth from `depth`, which says how many texts wait when asked."""
@@ -408,6 +463,30 @@ class _Families:
             "Mean of a signal, less what it was before it began to drift; 0 while steady",
             ["task", "signal"],
         )
+        self.psi = gauge(
+            "drift_psi",
+            "Population stability index of what a head says, against when it began to serve",
+            ["task", "head"],
+        )
+        self.psi_limit = gauge(
+            "drift_psi_limit",
+            "What that index passes by chance once in a hundred looks, with so many rows",
+            ["task", "head"],
+        )
+        self.labels = gauge(
+            "label_share",
+            "Of the student's last answers: with that label",
+            ["task", "head", "label"],
+        )
+        self.estimated = gauge(
+            "estimated_accuracy", "Mean score of what the student serves: needs no label", ["task"]
+        )
+        self.audited = gauge(
+            "audited_accuracy", "Share of its audited answers that the teacher would give", ["task"]
+        )
+        self.score_off = gauge(
+            "score_off", "1 where scores and audits differ beyond chance: recalibrate", ["task"]
+        )
         self.batch_size = histogram("batch_size", "Texts in a batch", buckets=_ROWS)
         self.batch_seconds = histogram("batch_duration_seconds", "Work on a batch")
         self.depth = gauge("queue_depth", "Texts that wait for the student", ["task"])
@@ -419,6 +498,16 @@ class _Families:
         self.degraded = gauge("records_degraded", "1 while the database takes no records")
         self.bundles = gauge("bundle_info", "1 for each bundle in use", ["task", "role", "bundle"])
         self.canary = gauge("canary_share", "Of a task's keys that its canary answers", ["task"])
+        self.canary_step = gauge("canary_step", "Which one it is on, from 1; 0: none", ["task"])
+        self.canary_rows = gauge(
+            "canary_rows", "Texts that it has answered in this step, over all replicas", ["task"]
+        )
+        self.canary_since = gauge(
+            "canary_since_timestamp_seconds", "When this step began", ["task"]
+        )
+        self.canary_absent = gauge(
+            "canary_absent", "1 where there is a canary that this process cannot load", ["task"]
+        )
         self.swaps = counter("swaps_total", "Changes of a task's student", ["task", "result"])
         self.generation = gauge("config_generation", "1, and 1 more for each reload")
         self.build = gauge("build_info", "1, with the version of Understudy", ["version"])
@@ -622,6 +711,32 @@ class _Followed(Collector):
         for value, count in self._counts().items():
             family.add_metric([value], count)
         yield family
+
+
+class _Candidates(Collector):
+    """What other rooms count of each candidate; `tasks` are those that were seen last."""
+
+    def __init__(self) -> None:
+        self.tasks: Mapping[str, Sequence[Candidate]] = {}
+
+    def collect(self) -> Iterator[Metric]:
+        about = "Of a candidate: 0 stopped for good, 1 resting, 2 starting, 3 running"
+        state = GaugeMetricFamily("understudy_shadow_state", about, labels=["task", "candidate"])
+        about = "Requests that a candidate was compared on"
+        compared = CounterMetricFamily(
+            "understudy_shadow_compared", about, labels=["task", "candidate"]
+        )
+        about = "Requests drawn for a candidate and not shown to it"
+        shed = CounterMetricFamily(
+            "understudy_shadow_shed", about, labels=["task", "candidate", "cause"]
+        )
+        for task, candidates in self.tasks.items():
+            for each in candidates:
+                state.add_metric([task, each.name], _DOING[each.runner.state])
+                compared.add_metric([task, each.name], each.slices.whole.compared)
+                for cause, count in each.runner.shed.items():
+                    shed.add_metric([task, each.name, cause.value], count)
+        yield from (state, compared, shed)
 
 
 class _FollowedParts(Collector):

@@ -142,6 +142,10 @@ def rollbacks_under_load(start: Starter, folder: Path, records: str, *, count: i
     ran = understudy("changes", "verify", *config)
     edited = next(row["number"] for row in rows if row["why"] == "round 1")
     assert (ran.status, f"row {edited} does not say" in ran.err) == (1, True)
+    with psycopg.connect(records) as connection:
+        connection.execute("DELETE FROM changes WHERE number = %s", (edited,))
+    ran = understudy("changes", "verify", *config)
+    assert (ran.status, f"row {edited} is missing" in ran.err) == (1, True)
     return took
 
 
@@ -157,4 +161,6 @@ def test_twenty_rollbacks_are_on_both_replicas_within_two_seconds(
     start: Starter, tmp_path: Path, cluster: Cluster
 ) -> None:
     took = rollbacks_under_load(start, tmp_path, cluster.new_database(), count=20)
-    assert max(took) < EVERYWHERE_S < TIMEOUT_S, sorted(took)
+    middle, longest = sorted(took)[len(took) // 2], max(took)
+    print(f"on the other replica within {middle:.2f} s, at most {longest:.2f} s")  # noqa: T201
+    assert longest < EVERYWHERE_S < TIMEOUT_S, sorted(took)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
+import sqlite3
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from gateway import settings
+from gateway.api.stats import canaries, stats_of
 from gateway.assembly import Gateway, open_gateway
 from gateway.errors import (
     BundleMismatch,
@@ -22,18 +26,21 @@ from gateway.errors import (
     NotProved,
     PromotionFrozen,
     SettingsError,
-    UnderstudyError,
+    StudentFailed,
 )
 from gateway.reload import reload
 from gateway.rollout import Rollout
 from gateway.shadow.promotion import Gate, Pair, Terms, Trial, Verdict
-from gateway.store.changes import Row, latest, verify
+from gateway.store.changes import Anchor, Entry, Row, What, latest, verify
 from gateway.store.database import open_database
 from gateway.students.registry import Frozen, Roles
-from gateway.succession import Succession
-from gateway.types import Answer, Instance, Reason, Route
+from gateway.students.vacancy import NO_STUDENT
+from gateway.succession import Basis, Succession
+from gateway.types import Answer, Coin, Decision, Instance, Reason, Route
 from gateway.types import Terms as Asked
+from tests.acceptance.process import TIMEOUT_S
 from tests.factories import CONFIDENT, TASK, settings_file, tiny_bundle
+from tests.gateway.telemetry.answers import audit
 from tests.gateway.test_succession import RENAMED
 
 TEXTS = [f"{CONFIDENT} {number}" for number in range(120)]
@@ -49,7 +56,7 @@ def verdict(rows: int, *, differing: int = 0, lasts_s: float = 0.0) -> Verdict:
     trial = Trial(terms, began=0.0)
     for number in range(rows):
         trial.add(Pair(differs=number < differing))
-    return trial.verdict(now=0.0)
+    return trial.verdict()
 
 
 @dataclass
@@ -58,7 +65,7 @@ class Known:
 
     verdicts: dict[str, Verdict] = field(default_factory=dict)
 
-    def verdict(self, bundle: str) -> Verdict | None:
+    async def verdict(self, bundle: str) -> Verdict | None:
         """Its verdict."""
         return self.verdicts.get(bundle)
 
@@ -116,11 +123,60 @@ class Stage:
         """Let time pass, and look what is due; the gateway itself may be about that already."""
         self.hands.now += seconds
         await self.rollout.look()
-        async with self.succession.claim():
-            pass
+        await self.rollout.settled()
 
 
 Work = Callable[[Stage], Awaitable[None]]
+
+
+def fail(stage: Stage, answers: list[Answer]) -> None:
+    """As if the canary had failed on its part of these, one a second: so many rows of its alarm."""
+    for second, answer in enumerate(answers):
+        decision = Decision(
+            escalate=True, reason=Reason.STUDENT_FAILED, reasons=(Reason.STUDENT_FAILED,)
+        )
+        at = stage.hands.now + second
+        failed = replace(answer, student=None, prediction=None, decision=decision, at=at)
+        stage.succession.lookout.answered(failed)
+
+
+class Hanging:
+    """A rehearsal that does not end before it is let go."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.go = threading.Event()
+
+    def __call__(self, _bundle: Path) -> None:
+        """Rehearse."""
+        self.begun.set()
+        self.go.wait(TIMEOUT_S)
+
+
+def rehearsed_by(stage: Stage, rehearse: Callable[[Path], None]) -> None:
+    """From now on the stage's gateway rehearses the candidate so before it loads it."""
+    registry = stage.succession.registry
+    registry._rehearsed.discard(stage.candidate)
+    registry._rehearse = rehearse
+
+
+@asynccontextmanager
+async def replicas(folder: Path, **tickets: Any) -> AsyncIterator[tuple[Stage, Stage]]:
+    """Two gateways that share a registry, and no log."""
+    tickets = {"promotion": {"steps": STEPS}} | tickets
+    path = settings_file(folder, tickets=tickets, records={"enabled": False})
+    candidate = tiny_bundle(folder / "new", bias={"fraud": 20.0})
+    async with AsyncExitStack() as stack:
+        one, two = [await opened(stack, path, candidate) for _ in range(2)]
+        yield one, two
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the task in the settings file."""
+    path = folder / "understudy.yaml"
+    content = yaml.safe_load(path.read_text())
+    change(content["tasks"][TASK.name])
+    path.write_text(yaml.safe_dump(content))
 
 
 async def opened(
@@ -311,7 +367,9 @@ def test_a_rollback_ends_the_canary_and_freezes_promotion_until_somebody_has_loo
             await stage.rollout.unfreeze(by="ann", why=" ")
         await stage.rollout.unfreeze(by="ann", why="it was the data")
         assert not (await stage.rollout.unfreeze(by="ann", why="it was the data")).changed
-        await stage.rollout.promote(stage.candidate, by="ann")
+        with pytest.raises(NotProved, match="was rolled back"):
+            await stage.rollout.promote(stage.candidate, by="ann")
+        await stage.rollout.promote(stage.candidate, by="ann", override=True, why="I looked")
         await stage.rollout.freeze(by="ann", why="a holiday")
         assert not (await stage.rollout.freeze(by="bob", why="me too")).changed
         await stage.ask()
@@ -320,7 +378,7 @@ def test_a_rollback_ends_the_canary_and_freezes_promotion_until_somebody_has_loo
 
     rows = during(tmp_path, work, again=again)
     assert [row.what for row in rows[1:]] == [
-        "promote", "rollback", "freeze", "unfreeze", "promote", "freeze",
+        "promote", "rollback", "freeze", "unfreeze", "override", "freeze",
     ]  # fmt: skip
     assert rows[4].evidence == {"was": "complaints"}
 
@@ -366,14 +424,13 @@ def test_a_canary_that_fails_goes_back_and_another_is_watched_anew(tmp_path: Pat
         await stage.rollout.promote(stage.candidate, by="ann")
         lookout, canary = stage.succession.lookout, stage.gateway.tasks[TASK.name].canary
         assert canary is not None
-        for answer in await stage.ask():
-            lookout.answered(replace(answer, student=None))
+        fail(stage, await stage.ask())
         assert lookout.why is not None
         assert "fails on more than 1.0%" in lookout.why
         await stage.after(0.0)
         assert stage.at is None
         await stage.rollout.unfreeze(by="ann", why="a bad disk")
-        await stage.rollout.promote(stage.candidate, by="ann")
+        await stage.rollout.promote(stage.candidate, by="ann", override=True, why="another disk")
         assert lookout.why is None
 
     during(tmp_path, work)
@@ -463,8 +520,8 @@ def test_replicas_that_share_a_registry_follow_each_other(tmp_path: Path) -> Non
             assert two.roles.frozen == one.roles.frozen
             await one.succession.swap(candidate.name, by="ann")
             stale = two.roles.model_copy(update={"frozen": None})
-            with pytest.raises(Conflict, match="another replica"):
-                await two.succession.become(stale)
+            with pytest.raises(Conflict, match="just been changed"):
+                await two.succession.become(Basis(two.roles, two.roles), stale)
             await two.after(0.0)
             assert two.roles.serving == candidate.name
             assert intents(await two.ask()) == {"fraud"}
@@ -479,10 +536,10 @@ def test_a_rollback_goes_through_though_another_replica_changes_something_just_t
         registry, others = stage.succession.registry, [Frozen(why="an alarm", at=1.0)]
         written = registry.replace
 
-        def overtaken(seen: Roles | None, roles: Roles, *, first: Callable[[], None]) -> None:
+        def overtaken(seen: Roles | None, roles: Roles) -> None:
             if others and seen is not None:
                 registry.remember(seen.model_copy(update={"frozen": others.pop()}))
-            written(seen, roles, first=first)
+            written(seen, roles)
 
         await stage.rollout.promote(stage.candidate, by="ann")
         monkeypatch.setattr(registry, "replace", overtaken)
@@ -499,14 +556,346 @@ def test_what_cannot_be_followed_is_tried_again_later_and_costs_no_answer(tmp_pa
         lost = stage.roles.model_copy(update={"serving": "tickets-0123456789ab"})
         await asyncio.to_thread(stage.succession.registry.remember, lost)
         await stage.after(0.0)
-        with pytest.raises(UnderstudyError, match="has no bundle"):
-            await stage.succession.catch_up()
+        assert stage.roles.serving != lost.serving
         assert intents(await stage.ask()) == {"refund"}
         found = lost.model_copy(update={"serving": stage.candidate})
         await asyncio.to_thread(stage.succession.registry.remember, found)
-        await stage.after(4.0)
-        assert stage.roles.serving != stage.candidate
-        await stage.after(1.0)
+        await stage.after(0.0)
         assert stage.roles.serving == stage.candidate
 
     during(tmp_path, work)
+
+
+def test_a_reload_on_a_second_replica_undoes_nothing_of_the_first(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with replicas(tmp_path) as (one, two):
+            old = one.roles.serving
+            new = tiny_bundle(tmp_path / "newer", seed=7)
+            rewrite(tmp_path, lambda task: task["student"].update(bundle=str(new)))
+            await reload(one.gateway, by="ann")
+            assert one.roles.serving == new.name
+            await one.succession.roll_back(by="ann", why="complaints")
+            with pytest.raises(Conflict, match="was told to serve"):
+                await two.rollout.unfreeze(by="bob", why="I know nothing of it")
+            await reload(two.gateway, by="ann")
+            for each in (one, two):
+                assert (each.roles.serving, each.roles.previous) == (old, new.name)
+                assert each.roles.frozen is not None
+                assert each.roles.frozen.why == "complaints"
+                assert intents(await each.ask()) == {"refund"}
+            assert two.succession.registry.roles() == one.roles
+
+    asyncio.run(run())
+
+
+def test_a_rollback_between_the_preparation_of_a_reload_and_its_end_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work(stage: Stage) -> None:
+        await stage.rollout.promote(stage.candidate, by="ann")
+        held, prepare = stage.succession, stage.succession.prepare
+        waiting = [True]
+
+        async def overtaken(task: Any) -> Any:
+            ready = await prepare(task)
+            if waiting.pop() if waiting else False:
+                await held.roll_back(by="bob", why="just then")
+            return ready
+
+        monkeypatch.setattr(held, "prepare", overtaken)
+        rewrite(tmp_path, lambda task: task["promotion"].update(key="user"))
+        done = await reload(stage.gateway, by="ann")
+        assert done.applied == ("tasks.tickets.promotion.key",)
+        assert (stage.at, stage.roles.canary, waiting) == (None, None, [])
+        assert stage.roles.frozen is not None
+
+    rows = during(tmp_path, work)
+    assert [row.what for row in rows[1:]][-1] == "reload"
+    assert "rollback" in {row.what for row in rows}
+
+
+def test_a_replica_that_cannot_load_the_canary_goes_on_without_and_can_still_go_back(
+    tmp_path: Path,
+) -> None:
+    def refuse(_bundle: Path) -> None:
+        raise BundleMismatch("it does not run on this host", mend="mend the host")
+
+    async def run() -> None:
+        async with replicas(tmp_path) as (one, two):
+            rehearsed_by(two, refuse)
+            await one.rollout.promote(one.candidate, by="ann")
+            await two.after(0.0)
+            assert (one.at, two.at) == (0.25, None)
+            assert two.roles.canary == one.roles.canary
+            assert intents(await two.ask()) == {"refund"}
+            shown = (await stats_of(two.gateway)).tasks[TASK.name].canary
+            assert shown is not None
+            assert (shown.absent, shown.by) == ("it does not run on this host", "ann")
+            assert (shown.step, shown.steps, shown.share) == (1, 2, 0.25)
+            two.gateway.metrics.climbing(canaries(two.gateway))
+            assert 'canary_absent{task="tickets"} 1.0' in two.gateway.metrics.render().decode()
+            one.gateway.metrics.climbing(canaries(one.gateway))
+            for line in (b"canary_absent", b"canary_step"):
+                value = b"0.0" if line == b"canary_absent" else b"1.0"
+                assert line + b'{task="tickets"} ' + value in one.gateway.metrics.render()
+            await two.succession.freeze(by="bob", why="a holiday")
+            await two.succession.roll_back(by="bob", why="complaints")
+            await one.after(0.0)
+            assert (one.at, one.roles.canary, one.roles.frozen) == (None, None, two.roles.frozen)
+            assert (await stats_of(two.gateway)).tasks[TASK.name].canary is None
+            # and where it cannot load who serves, its alarm is about who answers: nobody is harmed
+            await one.succession.swap(one.candidate, by="ann")
+            await two.after(0.0)
+            assert intents(await two.ask()) == {"refund"}
+            change = await two.succession.roll_back(by="bob", leaving=one.candidate)
+            assert change.changed
+            await one.after(0.0)
+            assert intents(await one.ask()) == {"refund"}
+
+    asyncio.run(run())
+
+
+def test_whatever_is_wrong_with_the_previous_student_an_alarm_ends_at_the_teacher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work(stage: Stage) -> None:
+        held, old = stage.succession, stage.roles.serving
+        ready, wrong = held._ready, [Exception()]
+
+        async def broken(name: str, *said: Any) -> Any:
+            if name == old:
+                raise wrong[0]
+            return await ready(name, *said)
+
+        for error in (
+            SettingsError("no such operating point", mend="name another"),
+            StudentFailed("it gives NaN", mend="look"),
+            BundleMissing("it is gone", mend="put it back"),
+        ):
+            await held.swap(stage.candidate, by="ann")
+            with monkeypatch.context() as patch:
+                wrong[0] = error
+                patch.setattr(held, "_ready", broken)
+                change = await held.send_away(
+                    stage.candidate, by="alarm", why="it errs", evidence={}, freeze_only=False
+                )
+            assert (change.serving, change.roles.sent_back) == (NO_STUDENT, (stage.candidate,))
+            assert {each.route for each in await stage.ask()} == {Route.TEACHER}
+            await stage.rollout.unfreeze(by="ann", why="a round of the test")
+            await held.swap(old, by="ann")
+
+    during(tmp_path, work)
+
+
+def test_a_rollback_waits_for_no_student_that_is_being_loaded(tmp_path: Path) -> None:
+    hanging = Hanging()
+
+    async def work(stage: Stage) -> None:
+        held, old = stage.succession, stage.roles.serving
+        other = await admit(stage, tiny_bundle(tmp_path / "other", seed=3, bias={"other": 20.0}))
+        await held.swap(other, by="ann")
+        rehearsed_by(stage, hanging)
+        swap = asyncio.create_task(held.swap(stage.candidate, by="ann"))
+        assert await asyncio.to_thread(hanging.begun.wait, TIMEOUT_S)
+        change = await held.roll_back(by="bob", why="complaints")
+        assert (change.serving, swap.done()) == (old, False)
+        assert intents(await stage.ask()) == {"refund"}
+        hanging.go.set()
+        with pytest.raises(Conflict):
+            await swap
+        assert (stage.roles.serving, held.registry.roles()) == (old, stage.roles)
+
+    rows = during(tmp_path, work)
+    assert [(row.what, row.who) for row in rows[1:]] == [
+        ("swap", "ann"), ("rollback", "bob"), ("freeze", "bob"),
+    ]  # fmt: skip
+
+
+def test_a_replica_that_still_loads_the_canary_follows_its_rollback(tmp_path: Path) -> None:
+    hanging = Hanging()
+
+    async def run() -> None:
+        async with replicas(tmp_path) as (one, two):
+            rehearsed_by(two, hanging)
+            await one.rollout.promote(one.candidate, by="ann")
+            await two.rollout.look()
+            assert await asyncio.to_thread(hanging.begun.wait, TIMEOUT_S)
+            await one.succession.roll_back(by="bob", why="complaints")
+            await two.rollout.look()
+            assert two.roles.frozen == one.roles.frozen
+            hanging.go.set()
+            await two.after(0.0)
+            assert (two.at, two.roles.canary) == (None, None)
+
+    asyncio.run(run())
+
+
+def test_a_rollback_holds_before_its_row_can_be_written_and_the_row_comes_once(
+    tmp_path: Path,
+) -> None:
+    async def work(stage: Stage) -> None:
+        held = stage.succession
+        await stage.rollout.promote(stage.candidate, by="ann")
+        other = sqlite3.connect(tmp_path / "records.db", isolation_level=None)
+        with closing(other):
+            other.execute("BEGIN IMMEDIATE")  # nobody else can write now
+            await held.roll_back(by="bob", why="complaints")
+            found = held.registry.roles()
+            assert found is not None
+            assert (stage.at, found.canary) == (None, None)
+            assert [each.what for each in found.owed] == ["rollback", "freeze"]
+        stage.hands.now += 5.0
+        while (paying := held.pay()) is not None:
+            await asyncio.wait({paying})
+        assert (stage.roles.owed, held.registry.roles()) == ((), stage.roles)
+        again = {
+            each.id: Entry(what=What.ROLLBACK, who="bob", task=TASK.name) for each in found.owed
+        }
+        assert held._changes is not None
+        await asyncio.to_thread(held._changes.append_once, TASK.name, again)
+
+    rows = during(tmp_path, work)
+    assert [row.what for row in rows[1:]] == ["promote", "rollback", "freeze"]
+    assert evidence(rows[2])["held_at"] == 1_000_000.0
+
+
+def test_a_wish_that_a_rollback_overtakes_is_withdrawn_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work(stage: Stage) -> None:
+        held = stage.succession
+        await stage.rollout.promote(stage.candidate, by="ann")
+        changes, loop = held._changes, asyncio.get_running_loop()
+        assert changes is not None
+        append = changes.append
+
+        def overtaken(*entries: Entry) -> Anchor:
+            done = append(*entries)
+            if entries[0].what is What.SWAP:
+                going = held.roll_back(by="bob", why="just then")
+                asyncio.run_coroutine_threadsafe(going, loop).result(TIMEOUT_S)
+            return done
+
+        monkeypatch.setattr(changes, "append", overtaken)
+        with pytest.raises(Conflict):
+            await held.swap(stage.candidate, by="ann")
+        assert (stage.at, stage.roles.serving != stage.candidate) == (None, True)
+
+    rows = during(tmp_path, work)
+    assert [(row.what, row.who) for row in rows[1:]] == [
+        ("promote", "ann"), ("swap", "ann"), ("rollback", "bob"), ("freeze", "bob"),
+        ("withdrawn", "ann"),
+    ]  # fmt: skip
+
+
+def test_a_canary_at_100_percent_that_is_late_or_misses_what_is_critical_goes_back(
+    tmp_path: Path,
+) -> None:
+    steps = [{"share": 1.0, "minimum_s": 1e6, "rows": 0}]
+    alarms = {"action": "none", "latency_ms": 0.001}
+
+    async def late(stage: Stage) -> None:
+        await stage.rollout.promote(stage.candidate, by="ann")
+        for _ in range(12):
+            await stage.ask()
+            stage.hands.now += 1.0
+        await stage.after(0.0)
+        assert stage.at is None
+        assert stage.roles.frozen is not None
+        assert "is late with more than 5.0%" in stage.roles.frozen.why
+
+    rows = during(tmp_path / "late", late, promotion={"steps": steps}, alarms=alarms)
+    (gone,) = [row for row in rows if row.what == "rollback"]
+    assert (gone.who, evidence(gone)["stream"]) == ("alarm", "latency")
+
+    async def missing(stage: Stage) -> None:
+        old = (await stage.ask())[0].student
+        await stage.rollout.promote(stage.candidate, by="ann")
+        assert old is not None
+        for answer in (await stage.ask())[:40]:  # audits in which the teacher says: refund
+            drawn = replace(answer, coin=Coin.UNIFORM, prediction=answer.student)
+            stage.succession.lookout.audited(audit(drawn, old))
+        await stage.after(0.0)
+        assert stage.roles.frozen is not None
+        assert "misses what is critical in more than 10.0%" in stage.roles.frozen.why
+
+    promotion = {"steps": steps, "alarm": {"disagreement": None}}
+    policy = {"critical": {"labels": {"intent": ["refund"]}}}
+    during(tmp_path / "missing", missing, promotion=promotion, policy=policy)
+
+
+def test_a_reload_of_the_alarm_reaches_a_canary_that_runs(tmp_path: Path) -> None:
+    async def work(stage: Stage) -> None:
+        await stage.rollout.promote(stage.candidate, by="ann")
+        fail(stage, await stage.ask())
+        await stage.after(0.0)
+        assert stage.at == 0.25  # nobody wanted to know
+        rewrite(tmp_path, lambda task: task["promotion"].update(alarm={"failures": 0.01}))
+        await reload(stage.gateway, by="ann")
+        assert stage.at == 0.25
+        fail(stage, await stage.ask())
+        await stage.after(0.0)
+        assert stage.at is None
+
+    during(tmp_path, work, promotion={"alarm": {"failures": None}})
+
+
+def test_who_was_rolled_back_is_not_promoted_by_itself_again(tmp_path: Path) -> None:
+    async def work(stage: Stage) -> None:
+        await stage.after(30.0)
+        assert stage.at == 0.25
+        await stage.succession.roll_back(by="bob", why="complaints")
+        await stage.rollout.unfreeze(by="bob", why="it was the data")
+        await stage.after(31.0)
+        held = stage.roles
+        assert (held.canary, held.sent_back) == (None, (stage.candidate,))
+        await stage.rollout.promote(stage.candidate, by="ann", override=True, why="new data")
+        again = stage.roles
+        assert (again.canary is not None, again.sent_back) == (True, ())
+
+    during(tmp_path, work, promotion={"automatic": True})
+
+
+def test_of_two_proposals_the_second_is_refused_until_the_first_is_done(tmp_path: Path) -> None:
+    async def work(stage: Stage) -> None:
+        other = await admit(stage, tiny_bundle(tmp_path / "other", seed=3))
+        override = {"override": True, "why": "a test"}
+        await stage.rollout.promote(stage.candidate, by="ann")
+        with pytest.raises(Conflict, match="ann has proposed it") as caught:
+            await stage.rollout.promote(other, by="bob", **override)  # type: ignore[arg-type]
+        assert f"students approve {stage.candidate}" in caught.value.mend
+        await stage.rollout.promote(other, by="ann", **override)  # type: ignore[arg-type]
+        assert stage.roles.proposal is not None
+        assert stage.roles.proposal.bundle == other  # who proposed may change their mind
+        await stage.rollout.freeze(by="bob", why="neither")
+        assert stage.roles.proposal is None
+
+    during(tmp_path, work, promotion={"second_person": True})
+
+
+def test_the_rows_of_a_step_are_those_of_all_replicas(tmp_path: Path) -> None:
+    steps = [{"share": 0.25, "minimum_s": 60.0, "rows": 40}, STEPS[1]]
+
+    async def run() -> None:
+        async with replicas(tmp_path, promotion={"steps": steps}) as (one, two):
+            await one.rollout.promote(one.candidate, by="ann")
+            await two.after(60.0)
+            rows = sum("fraud" in intents([each]) for each in await one.ask())
+            assert 20 <= rows < 40
+            await one.after(60.0)
+            assert one.at == 0.25
+            await two.ask()
+            await two.rollout.look()  # the clock of this one has come as far: who is first steps
+            await two.rollout.settled()
+            await one.after(0.0)
+            assert (one.at, two.at) == (1.0, 1.0)
+            progress = one.rollout.progress()
+            assert progress is not None
+            assert (progress.step, progress.rows, progress.by) == (2, 0, "ann")
+            await one.ask()
+            await one.rollout.look()
+            await two.rollout.look()
+            assert two.rollout.progress() == one.rollout.progress()
+            assert two.succession.rows == len(TEXTS)
+
+    asyncio.run(run())

@@ -165,6 +165,21 @@ def test_an_alarm_that_only_freezes_lets_the_student_serve_and_is_in_the_metrics
     assert [what for what, _, _ in rows(tmp_path)] == ["start", "freeze"]
 
 
+def test_an_alarm_rings_again_after_somebody_has_looked(tmp_path: Path) -> None:
+    async def work(gateway: Gateway, succession: Succession) -> None:
+        await ask_often(gateway, succession, times=5)
+        assert succession.roles.frozen is not None
+        await gateway.rollouts[TASK.name].unfreeze(by="ann", why="I looked")
+        assert (await watch_of(gateway))["alarms"]["error"]["rows"] == 0
+        assert succession.roles.frozen is None
+        await ask_often(gateway, succession, times=5)
+        assert succession.roles.frozen is not None
+
+    freezing = ALARMED | {"alarms": ALARMED["alarms"] | {"action": "freeze"}}
+    during(tmp_path, work, tickets=freezing)
+    assert [what for what, _, _ in rows(tmp_path)] == ["start", "freeze", "unfreeze", "freeze"]
+
+
 def test_a_warning_doubles_the_audits_until_it_is_calm(tmp_path: Path) -> None:
     async def work(gateway: Gateway, succession: Succession) -> None:
         said = (await ask(gateway)).student
@@ -353,6 +368,87 @@ def test_a_stale_certificate_escalates_everything_where_the_settings_say_so(
         assert await standing(gateway) == (None, True)
 
     during(tmp_path, work)
+
+
+def test_a_stale_certificate_makes_the_policy_strict_until_traffic_is_as_it_was(
+    tmp_path: Path,
+) -> None:
+    """The tiny bundle promises 5 %: the threshold of 0.5 becomes 0.95, and UNSURE has 0.62."""
+
+    async def threshold(gateway: Gateway) -> float | None:
+        serving = (await stats_of(gateway)).tasks[TASK.name].serving
+        assert serving is not None
+        return serving.threshold
+
+    async def work(gateway: Gateway, succession: Succession) -> None:
+        unsure = await ask(gateway, UNSURE)
+        assert unsure.route is Route.STUDENT
+        drift_of(succession, unsure, scores=(0.95, 0.55))
+        assert await standing(gateway) == (None, True)  # it is watched, and no longer enough
+        assert await threshold(gateway) == 0.95
+        doubted = await ask(gateway, UNSURE)
+        assert (doubted.route, doubted.decision.threshold) == (Route.TEACHER, 0.95)
+        assert doubted.decision.reason is Reason.LOW_CONFIDENCE
+        assert (await ask(gateway)).route is Route.STUDENT
+        # What is escalated only because it is stale keeps nobody stale.
+        drift_of(succession, doubted, scores=(0.95, 0.95))
+        assert not succession.watch.stale
+        assert await threshold(gateway) == 0.5
+        assert (await ask(gateway, UNSURE)).route is Route.STUDENT
+
+        drift_of(succession, unsure, scores=(0.95, 0.55))
+        settings_file(tmp_path, student=bundle, tickets={"drift": {"certificate": "warn"}})
+        await reload(gateway, by="a test")
+        assert succession.watch.stale
+        assert (await ask(gateway, UNSURE)).route is Route.STUDENT
+
+    bundle = tiny_bundle(tmp_path / "bundles", threshold=0.5)
+    during(tmp_path, work, student=bundle)
+
+
+def drift_of(succession: Succession, answer: Answer, *, scores: tuple[float, float]) -> None:
+    """Traffic like that answer, with one score and then the other."""
+    assert answer.student is not None
+    for number in range(3000):
+        said = replace(answer.student, score=scores[number >= 1500])
+        succession.watch.answered(replace(answer, student=said, at=2e9 + number))
+
+
+def test_what_the_student_says_and_how_right_its_scores_are_is_shown(tmp_path: Path) -> None:
+    """Its score is 0.997, and the teacher says "other" to all: 300 audits leave no doubt."""
+
+    async def work(gateway: Gateway, succession: Succession) -> None:
+        answer = await ask(gateway)
+        assert answer.student is not None
+        sure = replace(answer, coin=Coin.UNIFORM)
+        for number in range(300):
+            succession.watch.answered(replace(sure, at=2e9 + number))
+            succession.watch.audited(audit(sure, _other(answer.student)))
+        shown = await watch_of(gateway)
+        assert shown["mix"]["intent"]["shares"] == {"refund": 1.0}
+        assert (shown["mix"]["intent"]["limit"], shown["mix"]["flags"]["shares"]) == (None, {})
+        accuracy = shown["accuracy"]
+        assert accuracy["estimated"] == pytest.approx(0.997, abs=0.001)
+        assert (accuracy["audited"], accuracy["audits"]) == (0.0, 300)
+        assert accuracy["recalibrate"] is True
+        for number in range(3000):
+            heads = (replace(answer.student.heads[0], labels=("fraud",)), answer.student.heads[1])
+            said = replace(answer.student, heads=heads if number >= 2500 else answer.student.heads)
+            succession.watch.answered(replace(sure, student=said, at=3e9 + number))
+        assert (await watch_of(gateway))["mix"]["intent"]["state"] == "drifting"
+        gateway.metrics.watched(watched(gateway))
+        lines = gateway.metrics.render().decode().splitlines()
+        for line in (
+            'label_share{head="intent",label="fraud",task="tickets"} ',
+            'drift_psi{head="intent",task="tickets"} ',
+            'drift_psi_limit{head="intent",task="tickets"} ',
+            'estimated_accuracy{task="tickets"} 0.99',
+            'audited_accuracy{task="tickets"} 0.0',
+            'score_off{task="tickets"} 1.0',
+        ):
+            assert [each for each in lines if each.startswith(f"understudy_{line}")], line
+
+    during(tmp_path, work, tickets={"alarms": {"action": "none"}})
 
 
 async def standing(gateway: Gateway) -> tuple[str | None, bool]:

@@ -167,16 +167,17 @@ def test_what_cannot_be_done_says_why(
     assert reply.json()["mend"]
 
 
-def test_a_change_beside_another_one_is_a_conflict(client: Client) -> None:
+def test_a_change_beside_another_one_is_a_conflict_but_for_a_rollback(client: Client) -> None:
     assert client.portal is not None
     claim = client.gateway.successions[TASK.name].claim()
     with client.portal.wrap_async_context_manager(claim):
         for reply in (
             client.post(SWAP, json={"bundle": "x"}),
-            client.post(ROLLBACK),
             client.post("/admin/v1/reload"),
         ):
             assert (reply.status_code, reply.json()["code"]) == (409, "conflict")
+        reply = client.post(ROLLBACK)  # it waits for nobody, and here has nobody to go back to
+        assert (reply.status_code, reply.json()["code"]) == (404, "bundle_missing")
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from decimal import Decimal
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -11,6 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from gateway.shadow.account import Part
 from gateway.shadow.promotion import Decision
 from gateway.shadow.rate import Rate
+from gateway.shadow.runner import Shed
+from gateway.shadow.runner import State as Doing
 from gateway.teachers.breaker import State
 from gateway.teachers.guard import Event, Outcome
 from gateway.telemetry.metrics import CONTENT_TYPE, Metrics
@@ -311,3 +315,32 @@ def test_two_sets_of_metrics_do_not_share_anything() -> None:
     first, second = Metrics([TICKETS]), Metrics([TICKETS])
     first.entered()
     assert value(second, "inflight_requests") == 0
+
+
+def test_candidates_are_shown_with_their_state_and_what_was_not_compared() -> None:
+    def candidate(name: str, state: Doing, compared: int) -> Any:
+        shed = {Shed.FULL: 3, Shed.RESTING: 0}
+        whole = SimpleNamespace(compared=compared)
+        runner = SimpleNamespace(state=state, shed=shed)
+        return SimpleNamespace(name=name, runner=runner, slices=SimpleNamespace(whole=whole))
+
+    metrics = Metrics([TICKETS])
+    metrics.shadowed({"tickets": [candidate("a", Doing.RUNNING, 7)]})
+    metrics.shadowed(
+        {"tickets": [candidate("b", Doing.STOPPED, 5), candidate("c", Doing.RESTING, 0)]}
+    )
+    lines = [line for line in metrics.render().decode().splitlines() if line[:1] != "#"]
+    shown = [line for line in lines if line.startswith(_OF_CANDIDATES)]
+    assert sorted(shown) == [
+        'understudy_shadow_compared_total{candidate="b",task="tickets"} 5.0',
+        'understudy_shadow_compared_total{candidate="c",task="tickets"} 0.0',
+        'understudy_shadow_shed_total{candidate="b",cause="full",task="tickets"} 3.0',
+        'understudy_shadow_shed_total{candidate="b",cause="resting",task="tickets"} 0.0',
+        'understudy_shadow_shed_total{candidate="c",cause="full",task="tickets"} 3.0',
+        'understudy_shadow_shed_total{candidate="c",cause="resting",task="tickets"} 0.0',
+        'understudy_shadow_state{candidate="b",task="tickets"} 0.0',
+        'understudy_shadow_state{candidate="c",task="tickets"} 1.0',
+    ]
+
+
+_OF_CANDIDATES = tuple(f"understudy_shadow_{name}" for name in ("state", "compared", "shed"))
