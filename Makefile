@@ -11,7 +11,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint bench bench-serving soak load deploy-files clean
+.PHONY: help demo demo-shadow serve test lint bench bench-serving soak load deploy-files clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -19,6 +19,9 @@ help: ## show this list
 
 demo: $(READY) ## the whole loop on synthetic tickets; ARGS="--once --json"
 	@$(BIN)/understudy demo $(ARGS)
+
+demo-shadow: $(READY) ## students come, fall and win back, in some minutes; ARGS="--once --json"
+	@$(BIN)/understudy story $(ARGS)
 
 serve: $(READY) ## serve understudy.yaml; ARGS="--config FILE --port N"
 	@$(BIN)/understudy serve $(ARGS)
@@ -60,7 +63,7 @@ deploy-files: $(READY) ## write what deploy/ has of the code: the Grafana dashbo
 
 clean: ## remove what the other targets made: .venv, caches, build output, the demo's folder
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis \
-		build dist understudy-demo .coverage .coverage.*
+		build dist understudy-demo understudy-story .coverage .coverage.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch goes first and alone: constraints.txt names the exact build, and a later requirement for

@@ -1,4 +1,7 @@
-"""The offline commands: init, traces, teach, distill, improve, demo. Heavy libraries load late."""
+"""The offline commands: init, traces, teach, distill, improve, demo, story.
+
+Heavy libraries load late.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +37,7 @@ def register(app: typer.Typer) -> None:
     app.command()(distill)
     app.command()(improve)
     app.command()(demo)
+    app.command()(story)
 
 
 def init(
@@ -209,6 +213,30 @@ def demo(
         ),
         fresh=fresh,
         as_json=as_json,
+    )
+
+
+def story(
+    once: Annotated[
+        bool, typer.Option("--once", help="It always ends by itself; as `demo` wants it.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object at the end.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Distil all students anew.")] = False,
+    folder: Annotated[Path, typer.Option(help="Where the story keeps its files.")] = Path(
+        "understudy-story"
+    ),
+    rate: Annotated[float, typer.Option(help="Requests a second.", min=10.0)] = 150.0,
+    port: Annotated[
+        int, typer.Option(help="Of its gateway, for a Prometheus of yours; 0: a free one.", min=0)
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="Of the ticket world.", min=0)] = 0,
+) -> None:
+    """Students come, one is promoted, traffic drifts, an alarm rolls back, the next wins back."""
+    from distill.demo import story as tale  # noqa: PLC0415  keeps `--help` fast
+
+    del once  # there is no other way
+    tale.run(
+        tale.Plan(folder=folder, seed=seed, rate=rate, port=port), fresh=fresh, as_json=as_json
     )
 
 

@@ -36,8 +36,8 @@ from gateway.errors import (
     TeacherRefused,
     UnderstudyError,
 )
-from gateway.rungs import open_teacher
 from gateway.settings import BreakerSettings, TeacherSettings
+from gateway.succession.rungs import open_teacher
 from gateway.teachers.base import Said
 from gateway.teachers.destination import destination
 from gateway.teachers.guard import Guard

@@ -11,14 +11,11 @@ from dataclasses import dataclass, field, replace
 
 import structlog
 
-from gateway.candidacy import Candidacy, sampling
 from gateway.contract.manifest import Task
 from gateway.errors import LogUnavailable, SettingsError, UnknownTask
 from gateway.recall import recall
-from gateway.rollout import Rollout, keep_looking
 from gateway.routing.budget import Budget
 from gateway.routing.cascade import Cascade
-from gateway.seat import First, first, heads_of, take_seat
 from gateway.settings import RecordSettings, Settings, environment_without_keys
 from gateway.shadow.audit import Skip
 from gateway.shadow.runner import Shed
@@ -34,7 +31,10 @@ from gateway.store.verdicts import Verdicts
 from gateway.store.writer import RecordWriter
 from gateway.students.registry import Registry, take_all
 from gateway.students.rehearsal import rehearse
-from gateway.succession import Succession
+from gateway.succession.candidacy import Candidacy, sampling
+from gateway.succession.line import Succession
+from gateway.succession.rollout import Rollout, keep_looking
+from gateway.succession.seat import First, first, heads_of, take_seat
 from gateway.teachers.guard import Guard
 from gateway.telemetry.figures import Figures
 from gateway.telemetry.metrics import Metrics

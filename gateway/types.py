@@ -254,9 +254,10 @@ class Comparison:
 
     `by_chance`: the teacher's view is there by a chance that is the same for all requests, however
     hard they are. `policy` is a fingerprint of the policy that the candidate was held against, and
-    `serving_policy` of that under which the student `serving` (a bundle's id; empty: there is none)
-    answered; None: another one answered (a canary), or under another policy, so that the two are no
-    pair.
+    `serving_policy` of that of the student `serving` (a bundle's id; empty: there is none); None:
+    another one answered (a canary), or that policy is another now, so that the two are no pair.
+    `serving_escalates`: by its policy that student would leave the request to the teacher. While
+    its certificate is stale it may have done so for that alone, and the candidate has no such rule.
     """
 
     answer: Answer
@@ -273,6 +274,7 @@ class Comparison:
     policy: str = ""
     serving: str = ""
     serving_policy: str | None = ""
+    serving_escalates: bool = False
 
     @property
     def wished(self) -> bool:

@@ -7,18 +7,12 @@ own, and requests over HTTP. A second start finds its bundles and goes straight 
 from __future__ import annotations
 
 import asyncio
-import re
 import shutil
 import signal
-import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import Any
 
 import httpx2
@@ -27,15 +21,12 @@ from rich.console import Console
 from rich.live import Live
 
 from distill import pipeline, recipe
-from distill.demo import crowd, live, project, summary
+from distill.demo import crowd, house, live, project, summary
 from distill.demo.traffic import traffic
 from distill.progress import Narrator
 from distill.workspace import Workspace
 from gateway import settings
-from gateway.errors import StageFailed
 
-_START_S = 30.0  # for the gateway to be ready; it takes about one
-_STOP_S = 20.0  # for it to drain
 _LOOK_S = 0.5  # between two looks at /v1/stats on a terminal
 _LINE_S = 5.0  # between two lines where there is none
 
@@ -74,7 +65,7 @@ def run(plan: Plan, *, fresh: bool, as_json: bool) -> None:
     narrator.note(f"\nreport: {student.report}")
     seen = crowd.Seen()
     starting = time.monotonic()
-    with _gateway(plan.folder) as url:
+    with house.gateway(plan.folder) as url:
         stages["gateway_start"] = time.monotonic() - starting
         narrator.note(f"serving on {url}\n")
         stats = asyncio.run(_watch(plan, url, seen, narrator.console))
@@ -147,57 +138,6 @@ async def _set_within(event: asyncio.Event, seconds: float) -> bool:
 async def _stats(client: httpx2.AsyncClient) -> dict[str, Any]:
     found: dict[str, Any] = (await client.get("/v1/stats")).raise_for_status().json()
     return found
-
-
-@contextmanager
-def _gateway(folder: Path) -> Iterator[str]:
-    """`understudy serve` in a process of its own, on a free port; yields its address."""
-    command = [sys.executable, "-m", "gateway", "serve"]
-    command += ["--config", str(folder / settings.FILE), "--port", "0"]
-    with (
-        (folder / "gateway.log").open("w") as log,
-        subprocess.Popen(  # noqa: S603  our own command
-            command,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            env=settings.environment_without_keys(),
-            text=True,
-            start_new_session=True,  # so that Ctrl-C reaches the demo alone, which then ends it
-        ) as process,
-    ):
-        try:
-            assert process.stdout is not None  # noqa: S101  it was asked for
-            if (address := _address(process.stdout, within=_START_S)) is None:
-                raise StageFailed(
-                    "the gateway did not start",
-                    mend=f"read {folder / 'gateway.log'} for the reason",
-                )
-            yield address
-        finally:
-            process.terminate()
-            try:
-                process.wait(_STOP_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-def _address(output: Iterable[str], *, within: float) -> str | None:
-    """Where the gateway listens, from the line that it prints when it is ready.
-
-    None when the output ends without it, or when it has not come within so many seconds.
-    """
-    found: SimpleQueue[str | None] = SimpleQueue()
-
-    def look() -> None:
-        matches = (re.search(r"ready on (http://\S+)", line) for line in output)
-        found.put(next((match[1] for match in matches if match), None))
-
-    # A read cannot be given up; a thread that nobody waits for can.
-    threading.Thread(target=look, name="ready-line", daemon=True).start()
-    try:
-        return found.get(timeout=within)
-    except Empty:
-        return None
 
 
 def _forget(folder: Path) -> None:

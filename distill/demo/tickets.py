@@ -37,7 +37,7 @@ from distill.demo.words import NAMES, words
 from gateway.contract.manifest import Head, HeadKind, Task
 from gateway.errors import DataError
 
-Kind = Literal["plain", "two_topics", "ambiguous", "out_of_domain"]
+Kind = Literal["plain", "two_topics", "ambiguous", "out_of_domain", "lost", "crate"]
 
 COLUMNS = ("text", "intent", "urgency", "risk", "amount", "customer")
 

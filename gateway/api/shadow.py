@@ -6,6 +6,7 @@ these routes are included.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Self
@@ -16,10 +17,10 @@ from starlette.requests import Request
 
 from gateway.api.schemas import problems
 from gateway.assembly import Gateway
-from gateway.candidacy import Progress
 from gateway.shadow.promotion import Finding
 from gateway.shadow.slices import Counts
 from gateway.store.comparisons import Disagreement
+from gateway.succession.candidacy import Progress
 from gateway.types import FieldValue
 
 
@@ -60,7 +61,9 @@ class VerdictReply(_Part):
     """What may be done with the candidate now, and why."""
 
     decision: str = Field(description="promote, hold or reject")
-    why: str = Field(description="proved, refuted, early, uncertified, open or inconclusive")
+    why: str = Field(
+        description="proved, refuted, early, uncertified, stopped, unread, open or inconclusive"
+    )
     alpha: float = Field(description="what this candidate may spend of it")
     elapsed_s: float = Field(description="that every gate was under test")
     remaining_s: float = Field(description="until the time is up")
@@ -183,16 +186,11 @@ def router(gateway: Gateway, who: Callable[[Request], str]) -> APIRouter:
     @routes.get("")
     async def shadow() -> ShadowReply:
         """What each candidate has shown by now, and whether it may serve."""
-        return ShadowReply(
-            tasks=[
-                TaskShadowReply(
-                    task=task,
-                    serving=gateway.successions[task].roles.serving,
-                    candidates=[CandidateReply.of(each) for each in await candidacy.progress()],
-                )
-                for task, candidacy in gateway.candidacies.items()
-            ]
-        )
+        found = [
+            (task, gateway.successions[task].roles.serving, await candidacy.progress())
+            for task, candidacy in gateway.candidacies.items()
+        ]
+        return await asyncio.to_thread(_reply, found)  # a reply to it is no small one
 
     @routes.delete("/{task}/{bundle}", responses=problems(404))
     async def remove(request: Request, task: str, bundle: str) -> RemovedReply:
@@ -202,6 +200,20 @@ def router(gateway: Gateway, who: Callable[[Request], str]) -> APIRouter:
         return RemovedReply(task=known, bundle=bundle)
 
     return routes
+
+
+def _reply(found: Sequence[tuple[str, str, Sequence[Progress]]]) -> ShadowReply:
+    """Of each task: its name, who serves, and what is known of its candidates."""
+    return ShadowReply(
+        tasks=[
+            TaskShadowReply(
+                task=task,
+                serving=serving,
+                candidates=[CandidateReply.of(each) for each in candidates],
+            )
+            for task, serving, candidates in found
+        ]
+    )
 
 
 def _counts(counts: Counts) -> CountsReply:

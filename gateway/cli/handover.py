@@ -71,9 +71,9 @@ def hand_over(
     from gateway.assembly import registry_of
     from gateway.cli.draft import draft
     from gateway.contract import examples
-    from gateway.seat import heads_served
     from gateway.settings import load
     from gateway.store.handover import Handover
+    from gateway.succession.seat import heads_served
 
     name, settings = one_task(load(config), task)
     heads = heads_served(name, settings.tasks[name], registry_of(name, settings))

@@ -105,11 +105,11 @@ def report(
 
 def _trialled(engine: Database, task: str, candidate: str, settings: TaskSettings) -> Trialled:
     """All that a page shows of one candidate."""
-    from gateway.candidacy import measure
     from gateway.shadow.course import courses
     from gateway.shadow.page import Trialled as Found
     from gateway.shadow.slices import Slices
     from gateway.store import comparisons, trials
+    from gateway.succession.candidacy import measure
 
     slices = Slices()
     segments = [

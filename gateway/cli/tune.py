@@ -29,9 +29,9 @@ def tune(
     from gateway import settings as reader
     from gateway.assembly import registry_of
     from gateway.contract.bundle import open_bundle
-    from gateway.rungs import start_workers
-    from gateway.seat import first_bundle
     from gateway.students import tuning
+    from gateway.succession.rungs import start_workers
+    from gateway.succession.seat import first_bundle
 
     settings = reader.load(config)
     given = lines(texts) if texts else []

@@ -61,12 +61,16 @@ class Drift:
 
 
 class Traffic:
-    """The signals of one task, as its answers come, and the figures beside them."""
+    """The signals of one task, as its answers come, and the figures beside them.
 
-    __slots__ = ("_mixes", "_trust", "_windows")
+    A signal drifts that has moved by more than `least` of its own standard deviations.
+    """
 
-    def __init__(self) -> None:
-        self._windows = {signal: Window() for signal in Signal}
+    __slots__ = ("_least", "_mixes", "_trust", "_windows")
+
+    def __init__(self, least: float = 0.0) -> None:
+        self._least = least
+        self._windows = {signal: Window(least=least) for signal in Signal}
         self._mixes: dict[str, Mix] = {}
         self._trust = Trust()
 
@@ -112,9 +116,25 @@ class Traffic:
         drifting = any(window.state is State.DRIFTING for window in self._windows.values())
         return State.DRIFTING if drifting else State.STEADY
 
-    def drift(self) -> Drift:
-        """What it does now."""
-        movements = tuple(
+    @property
+    def since(self) -> float | None:
+        """Since when it drifts: the first of its signals that do; None: it is steady."""
+        found = [
+            window.since
+            for window in self._windows.values()
+            if window.state is State.DRIFTING and window.since is not None
+        ]
+        return min(found, default=None)
+
+    @property
+    def rows(self) -> int:
+        """That came since the score last changed: each answer has one."""
+        return self._windows[Signal.SCORE].rows
+
+    @property
+    def movements(self) -> tuple[Movement, ...]:
+        """What each signal does now."""
+        return tuple(
             Movement(
                 signal=signal,
                 state=window.state,
@@ -125,8 +145,15 @@ class Traffic:
             )
             for signal, window in self._windows.items()
         )
+
+    def drift(self) -> Drift:
+        """What it does now."""
         mixes = {head: mix.makeup() for head, mix in self._mixes.items()}
-        return Drift(self.state, movements, mixes, self._trust.accuracy())
+        return Drift(self.state, self.movements, mixes, self._trust.accuracy())
+
+    def forget(self, signal: Signal) -> None:
+        """What this signal was says nothing of what it will be: it begins anew."""
+        self._windows[signal] = Window(least=self._least)
 
     def renew(self) -> None:
         """What the traffic is now is what it should be: a new certificate has been issued."""
@@ -141,6 +168,10 @@ class Traffic:
 
     def restore(self, kept: Mapping[str, Any]) -> Self:
         """Go on from what was saved; what is not in it begins anew. Raises DataError."""
+        if not isinstance(kept, Mapping):
+            raise DataError(
+                f"saved traffic: {kept!r:.80}", mend="leave the saved state out: it begins anew"
+            )
         for signal, window in self._windows.items():
             if signal.value in kept:
                 window.restore(kept[signal.value])

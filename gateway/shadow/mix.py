@@ -4,7 +4,8 @@
     shift  two distributions against each other, with a limit that knows how many rows there are
 
 What a student says needs no label, and so proves no error: it is shown, and does nothing. Rows are
-counted in blocks, so that what is of late costs a few dictionaries and no list of rows.
+counted in blocks, so that what is of late costs a few dictionaries and no list of rows. What is
+shown is reckoned once for a block, and of so many names at most: whoever looks waits for little.
 """
 
 from __future__ import annotations
@@ -25,12 +26,18 @@ from gateway.shadow.window import State
 Floats = NDArray[np.float64]
 Said = tuple[str, ...]  # the labels of one answer: one of a choice, any number of flags
 
+Plain = list[tuple[list[str], int]]  # labels of an answer, and how often they were said
+
 OTHERS = "other names"  # those that come too seldom to be judged alone
 NONE = "(none)"  # what an answer of flags is called that has none
 
 _FIRST = 2_000  # rows that traffic is held against: 150 labels then come 13 times each
 _BLOCK = 100  # rows: of late is a whole number of blocks, and the one that fills
 _BLOCKS = 10
+# Distinct answers that a head is counted by: thirty flags can come in a billion sets. Those that
+# are first said after so many count as one.
+_NAMES = 256
+_REST: Said = (OTHERS,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +72,10 @@ class Makeup:
 
 
 class KeptMix(TypedDict):
-    """The counts as plain numbers; a block is a list of labels with their count."""
+    """The counts as plain numbers."""
 
-    first: list[tuple[list[str], int]]
-    blocks: list[list[tuple[list[str], int]]]  # the one that fills is the last
+    first: Plain
+    blocks: list[Plain]  # the one that fills is the last
 
 
 class Mix:
@@ -77,52 +84,88 @@ class Mix:
     A head of flags is counted by the whole set that it says: each answer is one row of one name.
     """
 
-    __slots__ = ("_blocks", "_first", "_left")
+    __slots__ = ("_block", "_closed", "_first", "_late", "_left", "_makeup", "_names", "_until")
 
     def __init__(self, first: int = _FIRST) -> None:
         self._left = first  # rows, before those that come are of late
         self._first: Counter[Said] = Counter()
-        self._blocks: deque[Counter[Said]] = deque([Counter()], maxlen=_BLOCKS)
+        self._late: Counter[Said] = Counter()  # of all blocks
+        self._block: Counter[Said] = Counter()  # the one that fills
+        self._closed: deque[Plain] = deque()  # those that are full, as they are kept
+        self._names: set[Said] = set()
+        self._makeup: Makeup | None = None
+        self._until = _BLOCK  # rows until it is reckoned anew
 
     def add(self, labels: Sequence[str]) -> None:
         """Observe an answer."""
-        said = tuple(labels)
+        said = self._name(tuple(labels))
+        self._until -= 1
+        if not self._until:
+            self._makeup, self._until = None, _BLOCK
         if self._left:
             self._left -= 1
             self._first[said] += 1
             return
-        if self._blocks[-1].total() >= _BLOCK:
-            self._blocks.append(Counter())
-        self._blocks[-1][said] += 1
+        if self._block.total() >= _BLOCK:
+            self._close_block()
+        self._block[said] += 1
+        self._late[said] += 1
 
     def makeup(self) -> Makeup:
-        """What it says by now."""
-        late = sum(self._blocks, Counter[Said]())
-        present = late or self._first
+        """What it says by now: it is reckoned anew after a hundred rows."""
+        if self._makeup is None:
+            self._makeup = self._reckoned()
+        return self._makeup
+
+    def saved(self) -> KeptMix:
+        """The state as plain numbers."""
+        return KeptMix(first=_plain(self._first), blocks=[*self._closed, _plain(self._block)])
+
+    def restore(self, kept: KeptMix) -> Self:
+        """Go on from what was saved. Raises DataError when that is no mix."""
+        try:
+            first, blocks = _counted(kept["first"]), [_counted(each) for each in kept["blocks"]]
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
+            raise _unreadable(error) from error
+        left = self._left - first.total()
+        late = sum(blocks, Counter[Said]())
+        names = {*first, *late}
+        if left < 0 or not 1 <= len(blocks) <= _BLOCKS or len(names) > _NAMES + 1:
+            raise _unreadable("numbers that no mix has")
+        self._left, self._first, self._late, self._names = left, first, late, names
+        *closed, self._block = blocks
+        self._closed = deque(map(_plain, closed))
+        self._makeup, self._until = None, _BLOCK
+        return self
+
+    def _name(self, said: Said) -> Said:
+        """As what it is counted."""
+        if said not in self._names:
+            if len(self._names) >= _NAMES:
+                return _REST
+            self._names.add(said)
+        return said
+
+    def _close_block(self) -> None:
+        """Begin the next one, and forget the oldest where there are enough."""
+        self._closed.append(_plain(self._block))
+        self._block = Counter()
+        if len(self._closed) == _BLOCKS:
+            for labels, count in self._closed.popleft():
+                said = tuple(labels)
+                self._late[said] -= count
+                if not self._late[said]:
+                    del self._late[said]
+
+    def _reckoned(self) -> Makeup:
+        present = self._late or self._first
         rows = present.total()
         labels: Counter[str] = Counter()
         for said, count in present.items():
             for label in said:
                 labels[label] += count
         shares = {label: count / rows for label, count in labels.items()}
-        return Makeup(shares, shift(_named(self._first), _named(late)))
-
-    def saved(self) -> KeptMix:
-        """The state as plain numbers."""
-        return KeptMix(first=_plain(self._first), blocks=[_plain(each) for each in self._blocks])
-
-    def restore(self, kept: KeptMix) -> Self:
-        """Go on from what was saved. Raises DataError when that is no mix."""
-        try:
-            first, blocks = _counted(kept["first"]), [_counted(each) for each in kept["blocks"]]
-        except (KeyError, TypeError, ValueError) as error:
-            raise _unreadable(error) from error
-        left = self._left - first.total()
-        if left < 0 or not 1 <= len(blocks) <= _BLOCKS:
-            raise _unreadable("numbers that no mix has")
-        self._left, self._first = left, first
-        self._blocks = deque(blocks, maxlen=_BLOCKS)
-        return self
+        return Makeup(shares, shift(_named(self._first), _named(self._late)))
 
 
 def shift(
@@ -169,7 +212,7 @@ def _named(counts: Counter[Said]) -> dict[str, int]:
     return {" + ".join(said) or NONE: count for said, count in counts.items()}
 
 
-def _plain(counts: Counter[Said]) -> list[tuple[list[str], int]]:
+def _plain(counts: Counter[Said]) -> Plain:
     return [([*said], count) for said, count in counts.items()]
 
 

@@ -133,7 +133,7 @@ def seen(comparison: Comparison) -> Sight:
         escalates=comparison.escalates,
         seconds=comparison.seconds,
         serving=labels_of(answer.student),
-        serving_escalates=answer.decision.escalate,
+        serving_escalates=comparison.serving_escalates,
         serving_seconds=answer.stages.busy if answer.student is not None else None,
         teacher=labels_of(comparison.teacher),
         second=labels_of(comparison.second),

@@ -67,6 +67,8 @@ class Why(StrEnum):
     REFUTED = "refuted"  # the opposite of a gate is proved
     EARLY = "early"  # every gate has passed, and the time is not up
     UNCERTIFIED = "uncertified"  # every gate has passed, and its certificate does not hold
+    STOPPED = "stopped"  # every gate has passed, and its processes fail
+    UNREAD = "unread"  # what was counted before could not be read yet
     OPEN = "open"  # some gate needs more rows
     INCONCLUSIVE = "inconclusive"  # some gate got all its rows and shows neither
 

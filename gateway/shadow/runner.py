@@ -6,7 +6,8 @@ their results are handed out one at a time, so that no request waits for more th
 
 However little a candidate is given of a processor, it takes something from who shares its caches
 and wakes up on its core. So each process works a share of the time at most, and rests as much
-longer as its last batch, or its opening, took.
+longer as its last batch took; what a process took that has failed, to open and until it was given
+up, is rested from before the next one begins.
 
 A batch has a time limit; a process that does not end it has hung and is killed, and one that ends
 by itself has crashed. Time in which others had the processor is no part of it. Either is begun
@@ -35,10 +36,10 @@ _ROWS = 8  # of a batch: more gain little, and all of a batch that hangs are los
 _CHARACTERS = 4_000_000
 _GATHER_S = 0.025  # that a text waits for others: nobody waits for it
 _START_S = 120.0  # seconds to open a bundle
-_MOVED_S = 0.01  # without a processor since the last look: below it, nothing kept it from running
+_LEFT_S = 0.01  # of a limit: who has no more left of it has used it up
 _TRIES = 5  # in a row without one batch: it would not help to begin again
 _PAUSE_S = 1.0  # seconds before it is begun again; doubled each time
-_LONGEST_PAUSE_S = 60.0  # of a rest too
+_LONGEST_PAUSE_S = 60.0
 
 _Found = TypeVar("_Found")
 
@@ -63,7 +64,10 @@ class Shed(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What came of one text: a prediction and its share of the batch in seconds, or a lapse."""
+    """What came of one text: a prediction and the seconds that it took, or a lapse.
+
+    Times in which others had the processor are not in these: they say how busy a machine is.
+    """
 
     prediction: Prediction | None
     seconds: float | None
@@ -181,15 +185,15 @@ class Runner:
 
     def rest(self, worked: float) -> float:
         """Seconds of rest after so many of work."""
-        return min(_LONGEST_PAUSE_S, worked * (1.0 / self._busy - 1.0))
+        return worked * (1.0 / self._busy - 1.0)
 
-    def pause(self, failures: int, opened: float) -> float:
+    def pause(self, failures: int, lost: float) -> float:
         """Seconds until it is begun again, after so many failures in a row.
 
-        `opened`: the seconds that it took to begin it.
+        `lost`: seconds of work since its last good batch, and those that it took to begin it.
         """
         pause = min(_LONGEST_PAUSE_S, self._pause * 2.0 ** (failures - 1))
-        return max(pause, self.rest(opened))
+        return max(pause, self.rest(lost))
 
     def lapsed(self, lapse: Lapse, rows: int) -> None:
         """So many texts have no answer."""
@@ -215,6 +219,21 @@ class _Crashed(Exception):
     """The process ended."""
 
 
+class _Effort:
+    """Seconds since it was made, without those in which others had the worker's processor."""
+
+    def __init__(self, worker: KillableWorker) -> None:
+        self._worker = worker
+        self._clock = asyncio.get_running_loop().time
+        self._began, self._kept = self._clock(), worker.kept_s()
+
+    @property
+    def seconds(self) -> float:
+        """By now."""
+        kept = max(0.0, self._worker.kept_s() - self._kept)  # of one that is gone nothing is known
+        return max(0.0, self._clock() - self._began - kept)
+
+
 class _Lane:
     """One process after the other, of one candidate."""
 
@@ -224,7 +243,7 @@ class _Lane:
         self._runner = runner
         self._failures = 0  # in a row, without a batch between them
         self._lost = asyncio.Event()  # the process has ended
-        self._opened = 0.0  # seconds that the last process took to be ready, or to fail at it
+        self._spent = 0.0  # seconds of the last process: to be ready, and in what it did not end
         self._rest_until = 0.0  # as the loop's clock says
         self._running: asyncio.Future[Ran] | None = None
 
@@ -237,7 +256,7 @@ class _Lane:
             if self._failures >= _TRIES:
                 break
             self.state = State.RESTING
-            pause = self._runner.pause(self._failures, self._opened)
+            pause = self._runner.pause(self._failures, self._spent)
             _log.warning("a candidate's process has failed", again_in_s=pause, **told)
             await asyncio.sleep(pause)
         self.state = State.STOPPED
@@ -248,16 +267,16 @@ class _Lane:
         """One process, until it fails; returns why."""
         self.state = State.STARTING
         self._lost.clear()
+        self._spent = 0.0
         worker: KillableWorker | None = None
-        clock = asyncio.get_running_loop().time
-        began = clock()
         try:
             worker = self._runner.begin()
             worker.follow(self._ran, self._ended)
+            effort = _Effort(worker)
             try:
-                await _within(_START_S, asyncio.ensure_future(worker.ready()), worker)
+                await _within(_START_S, asyncio.ensure_future(worker.ready()), effort)
             finally:
-                self._opened = clock() - began
+                self._spent = effort.seconds
             self.state = State.RUNNING
             await self._work(worker)
         except _Hung:
@@ -297,30 +316,31 @@ class _Lane:
 
     async def _run(self, worker: KillableWorker, batch: Sequence[tuple[str, Done]]) -> None:
         self._running = asyncio.get_running_loop().create_future()
+        effort = _Effort(worker)
         worker.send([text for text, _ in batch])
         try:
-            ran = await _within(self._runner.limit, self._running, worker)
+            ran = await _within(self._runner.limit, self._running, effort)
         except TimeoutError as error:
-            self._lose(batch, Lapse.HUNG)
+            self._lose(batch, Lapse.HUNG, effort)
             raise _Hung from error
         except _Crashed:
-            self._lose(batch, Lapse.CRASHED)
+            self._lose(batch, Lapse.CRASHED, effort)
             raise
         finally:
             self._running = None
         self._failures = 0
         worked = ran.ended - ran.started
         self._rest_until = asyncio.get_running_loop().time() + self._runner.rest(worked)
-        share = worked / len(batch)
-        for (_, done), outcome in zip(batch, ran.outcomes, strict=True):
+        for (_, done), outcome, seconds in zip(batch, ran.outcomes, ran.seconds, strict=True):
             if isinstance(outcome, Exception):
                 self._runner.lapsed(Lapse.FAILED, 1)
                 done(Run(None, None, Lapse.FAILED))
             else:
-                done(Run(outcome, share))
+                done(Run(outcome, seconds))
             await asyncio.sleep(0)  # whoever is to be answered goes first
 
-    def _lose(self, batch: Sequence[tuple[str, Done]], lapse: Lapse) -> None:
+    def _lose(self, batch: Sequence[tuple[str, Done]], lapse: Lapse, effort: _Effort) -> None:
+        self._spent += effort.seconds
         self._runner.lapsed(lapse, len(batch))
         for _, done in batch:
             done(Run(None, None, lapse))
@@ -336,20 +356,19 @@ class _Lane:
             self._running.set_exception(_Crashed())
 
 
-async def _within(limit: float, work: asyncio.Future[_Found], worker: KillableWorker) -> _Found:
-    """What the worker gives, within so many seconds. Raises TimeoutError, and what the work raises.
+async def _within(limit: float, work: asyncio.Future[_Found], effort: _Effort) -> _Found:
+    """What comes of the work within so many seconds. Raises TimeoutError, and what the work raises.
 
-    While it had no processor it could not work: that time is added, as often as there is some.
+    While its worker had no processor it could not work: that is no part of its `effort`.
     """
-    allowed, kept = limit, 0.0
+    left = limit
     try:
         while True:
-            done, _ = await asyncio.wait({work}, timeout=allowed)
+            done, _ = await asyncio.wait({work}, timeout=left)
             if done:
                 return work.result()
-            before, kept = kept, worker.kept_s()
-            allowed = min(limit, kept - before)
-            if allowed < _MOVED_S:
+            left = limit - effort.seconds
+            if left < _LEFT_S:
                 raise TimeoutError
     finally:
         work.cancel()

@@ -73,7 +73,7 @@ class Candidate:
     """A bundle under test: what runs it, what it would escalate, and what it has shown so far.
 
     `bundle` is its id. `trial` and `slices` are of this process, and of the footing that holds now.
-    `pairs` says whether an answer is that of the student that serves, under its policy of now.
+    `beside` gives the policy of the student that serves, where an answer is of that one.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Candidate:
         measure: Measure,
         trial: Trial,
         slices: Slices,
-        pairs: Callable[[Answer], bool],
+        beside: Callable[[Answer], EscalationPolicy | None],
     ) -> None:
         self.name = name
         self.bundle = bundle
@@ -95,7 +95,7 @@ class Candidate:
         self.measure = measure
         self.trial = trial
         self.slices = slices
-        self.pairs = pairs
+        self.beside = beside
 
     def follow(self, policy: EscalationPolicy, measure: Measure) -> None:
         """From now on it is held against these."""
@@ -133,7 +133,8 @@ class Shadow:
         self.task = task
         self.sampling = sampling
         self.candidates: tuple[Candidate, ...] = ()
-        self.past: Counter[str] = Counter()  # refused requests, by cause, of candidates that left
+        self._past: Counter[str] = Counter()  # refused requests, by cause, of runners that are gone
+        self._retiring: dict[asyncio.Task[None], Runner] = {}
         self._teacher = teacher
         self._onlookers = tuple(onlookers)
         self._uniform = uniform
@@ -144,9 +145,9 @@ class Shadow:
     @property
     def skipped(self) -> Counter[str]:
         """Requests that were drawn and not shown, by cause."""
-        found = Counter(self.past)
-        for each in self.candidates:
-            found.update({cause.value: count for cause, count in each.runner.shed.items()})
+        found = Counter(self._past)
+        for runner in (*(each.runner for each in self.candidates), *self._retiring.values()):
+            found.update(_refused(runner))
         return found
 
     def enter(self, candidate: Candidate) -> None:
@@ -154,12 +155,26 @@ class Shadow:
         self.candidates = (*self.candidates, candidate)
 
     def leave(self, name: str) -> Candidate | None:
-        """Show it no more; who calls ends its processes. None: it is not here."""
+        """Show it no more, and end its processes. None: it is not here."""
         found = next((each for each in self.candidates if each.name == name), None)
         if found is not None:
             self.candidates = tuple(each for each in self.candidates if each is not found)
-            self.past.update({cause.value: count for cause, count in found.runner.shed.items()})
+            self.retire(found.runner)
         return found
+
+    def retire(self, runner: Runner) -> None:
+        """End a runner; what it has refused stays counted, and what waits is counted as it goes."""
+        ending = asyncio.get_running_loop().create_task(runner.close())
+        self._retiring[ending] = runner
+        ending.add_done_callback(self._gone)
+
+    async def retired(self) -> None:
+        """Wait until all that are to end have ended."""
+        if self._retiring:
+            await asyncio.wait(self._retiring)
+
+    def _gone(self, ending: asyncio.Task[None]) -> None:
+        self._past.update(_refused(self._retiring.pop(ending)))
 
     def answered(self, answer: Answer) -> None:
         """Show the answer to the candidates whose lot it is."""
@@ -265,6 +280,10 @@ class Shadow:
                     )
 
 
+def _refused(runner: Runner) -> dict[str, int]:
+    return {cause.value: count for cause, count in runner.shed.items()}
+
+
 class _View:
     """One answer while it is compared: what the teacher says, and what each candidate said."""
 
@@ -313,6 +332,10 @@ class _View:
     def _comparison(self, candidate: Candidate, run: Run) -> Comparison:
         answer, footing = self.answer, candidate.trial.footing
         decision = candidate.policy.decide(answer.instance, run.prediction, now=answer.at)
+        beside = candidate.beside(answer)
+        its = answer.decision
+        if beside is not None:  # as the candidate: strict or void for what traffic does is neither
+            its = beside.decide(answer.instance, answer.student, now=answer.at)
         return Comparison(
             answer=answer,
             candidate=candidate.name,
@@ -327,5 +350,6 @@ class _View:
             by_chance=self.by_chance and Reason.REQUESTED not in answer.decision.reasons,
             policy=footing.policy,
             serving=footing.serving,
-            serving_policy=footing.serving_policy if candidate.pairs(answer) else None,
+            serving_policy=footing.serving_policy if beside is not None else None,
+            serving_escalates=its.escalate,
         )

@@ -13,7 +13,7 @@ from typing import Self, TypedDict
 import numpy as np
 
 from gateway.errors import DataError
-from gateway.shadow.sequential import ConfidenceSequence
+from gateway.shadow.sequential import Bounds, ConfidenceSequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Accuracy:
     audited: float | None  # share of audited answers that are right
     audits: int
     lower: float  # bounds, at all times, of score less rightness in the mean of audited answers
-    upper: float
+    upper: float  # both together hold at level 1 - delta
     recalibrate: bool  # the two differ, surely and by more than is tolerated
 
 
@@ -40,7 +40,7 @@ class KeptTrust(TypedDict):
 class Trust:
     """The scores of one task against its audits; a gap up to `tolerance` is left alone."""
 
-    __slots__ = ("_gaps", "_right", "_rows", "_scores", "_tolerance")
+    __slots__ = ("_bounds", "_gaps", "_right", "_rows", "_scores", "_tolerance")
 
     def __init__(self, tolerance: float = 0.01) -> None:
         self._tolerance = tolerance
@@ -48,6 +48,7 @@ class Trust:
         self._scores = 0.0
         self._right = 0
         self._gaps = ConfidenceSequence()  # of (1 + score - right) / 2, which lies in [0, 1]
+        self._bounds: tuple[int, float, Bounds] | None = None  # of so many audits, at that delta
 
     def answered(self, score: float) -> None:
         """Observe an answer of the student that was served."""
@@ -60,8 +61,12 @@ class Trust:
         self._right += right
 
     def accuracy(self, delta: float = 0.05) -> Accuracy:
-        """What is known by now; the bounds hold at level 1 - delta each."""
-        audits, found = self._gaps.count, self._gaps.bounds(delta)
+        """What is known by now.
+
+        The bounds hold together at level 1 - delta, so each has half of it; `recalibrate` may be
+        said by either, and is false with the probability delta at most, however often it is read.
+        """
+        audits, found = self._gaps.count, self._bounded(delta)
         lower, upper = 2.0 * found.lower - 1.0, 2.0 * found.upper - 1.0
         return Accuracy(
             estimated=self._scores / self._rows if self._rows else None,
@@ -71,6 +76,13 @@ class Trust:
             upper=upper,
             recalibrate=lower > self._tolerance or upper < -self._tolerance,
         )
+
+    def _bounded(self, delta: float) -> Bounds:
+        """The bounds, which cost more than all else: the same until there is another audit."""
+        audits = self._gaps.count
+        if self._bounds is None or self._bounds[:2] != (audits, delta):
+            self._bounds = audits, delta, self._gaps.bounds(delta / 2.0)
+        return self._bounds[2]
 
     def saved(self) -> KeptTrust:
         """The state as plain numbers."""
@@ -89,7 +101,7 @@ class Trust:
             bets = np.array([falls, rises], np.float64)
             rows, scores, right = int(kept["rows"]), float(kept["scores"]), int(kept["right"])
             audits, gap = int(count), float(total)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
             raise _unreadable(error) from error
         fits = bets.shape == (2, *self._gaps.falls.shape) and bool(np.isfinite(bets).all())
         if not fits or not (
@@ -99,6 +111,7 @@ class Trust:
         self._rows, self._scores, self._right = rows, scores, right
         self._gaps.count, self._gaps.total = audits, gap
         self._gaps.falls, self._gaps.rises = bets
+        self._bounds = None
         return self
 
 

@@ -2,8 +2,9 @@
 
 ADWIN (Bifet and Gavalda 2007): a window of all rows since then, in buckets of 1, 2, 4, ... rows, so
 that a million rows take a hundred of them. Where an older and a newer part differ by more than
-chance allows, the older one is forgotten. A window knows what it was told, and when: not what the
-signal means.
+chance allows, the older one is forgotten. With many rows chance allows next to nothing, and each
+day has its rhythm: so they also have to differ by so much that it matters. A window knows what it
+was told, and when: not what the signal means.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ Floats = NDArray[np.float64]
 _DELTA = 0.002  # of a false cut, for each look at a window: as in the paper's experiments
 _CLOCK = 32  # rows between two looks: one costs as much as some hundred rows
 _EACH = 5  # buckets of one size before two are joined: M of the paper
-_LEAST = 32  # rows on either side of a cut: a burst of fewer is no change of traffic
+_WIDTH = 32  # rows on either side of a cut: a burst of fewer is no change of traffic
+# Of the least distance: a signal has come back at half of what makes it drift, or one that lies
+# right at that would come and go.
+_BACK = 0.5
 
 
 class State(StrEnum):
@@ -41,14 +45,22 @@ class Moments:
     mean: float
     variance: float
 
-    def differs(self, other: Moments, delta: float) -> bool:
-        """Whether the means are farther apart than chance would have them (the paper's bound)."""
+    @property
+    def possible(self) -> bool:
+        """Whether observations in [0, 1] can have them; nothing that is not a number is."""
+        return 1.0 <= self.rows < math.inf and 0.0 <= self.mean <= 1.0 and 0.0 <= self.variance <= 1.0
+
+    def differs(self, other: Moments, delta: float, least: float = 0.0) -> bool:
+        """Whether the means are farther apart than chance would have them (the paper's bound).
+
+        And by more than `least` standard deviations of both together.
+        """
         rows = self.rows + other.rows
         between = self.rows * other.rows * ((self.mean - other.mean) / rows) ** 2
         within = (self.rows * self.variance + other.rows * other.variance) / rows
         inverse = 1.0 / self.rows + 1.0 / other.rows
         far = float(_farthest(np.array(inverse), within + between, rows, delta))
-        return abs(self.mean - other.mean) > far
+        return abs(self.mean - other.mean) > max(far, least * math.sqrt(within + between))
 
 
 @dataclass(slots=True)
@@ -59,6 +71,12 @@ class _Bucket:
     total: float
     squares: float
     since: float  # when the first of them came
+
+    @property
+    def possible(self) -> bool:
+        """Whether observations in [0, 1] can come to that; nothing that is not a number is."""
+        sums = self.rows >= 1 and 0.0 <= self.total <= self.rows
+        return sums and 0.0 <= self.squares <= self.rows and math.isfinite(self.since)
 
     def join(self, later: _Bucket) -> None:
         self.rows += later.rows
@@ -76,19 +94,20 @@ class Kept(TypedDict):
 
 
 class Window:
-    """The mean of a signal since it last changed.
+    """The mean of a signal since it last changed by more than `least` standard deviations of it.
 
     What it was remains as `before`, until the signal has come back to that or `renew` is called.
     Where it comes back the two are one stretch again: a signal that moves in small steps is held
     against where it began, and not against the step before.
     """
 
-    __slots__ = ("_buckets", "_delta", "_needed", "_until_look", "before", "rows")
+    __slots__ = ("_buckets", "_delta", "_least", "_needed", "_until_look", "before", "rows")
 
-    def __init__(self, delta: float = _DELTA) -> None:
+    def __init__(self, delta: float = _DELTA, *, least: float = 0.0) -> None:
         self.before: Moments | None = None  # the signal, before it changed for the first time
         self.rows = 0
         self._delta = delta
+        self._least = least
         self._buckets: list[_Bucket] = []  # the oldest first; sizes fall
         self._needed = 0  # rows that showed the change: on fewer it would not be seen
         self._until_look = _CLOCK
@@ -150,10 +169,10 @@ class Window:
             ]
             before = None if kept["before"] is None else Moments(*map(float, kept["before"]))
             until_look, needed = int(kept["until_look"]), int(kept.get("needed", 0))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise _unreadable(error) from error
-        fits = all(each.rows >= 1 and 0.0 <= each.total <= each.rows for each in buckets)
-        if not fits or not 1 <= until_look <= _CLOCK:
+        fits = all(each.possible for each in buckets) and (before is None or before.possible)
+        if not fits or needed < 0 or not 1 <= until_look <= _CLOCK:
             raise _unreadable("numbers that no window has")
         self._buckets, self.before, self._until_look = buckets, before, until_look
         self.rows, self._needed = sum(each.rows for each in buckets), needed
@@ -177,13 +196,14 @@ class Window:
         rows, totals, squares = (np.cumsum(column) for column in zip(*self._sums(), strict=True))
         whole = float(rows[-1])
         older, newer = rows[:-1], whole - rows[:-1]
-        wide = (older >= _LEAST) & (newer >= _LEAST)
+        wide = (older >= _WIDTH) & (newer >= _WIDTH)
         if not wide.any():
             return False
         mean = totals[-1] / whole
         variance = max(0.0, float(squares[-1] / whole - mean * mean))
         apart = np.abs(totals[:-1] / older - (totals[-1] - totals[:-1]) / newer)
-        far = _farthest(1.0 / older + 1.0 / newer, variance, whole, self._delta)
+        chance = _farthest(1.0 / older + 1.0 / newer, variance, whole, self._delta)
+        far = np.maximum(chance, self._least * math.sqrt(variance))
         beyond = np.where(wide, apart - far, -1.0)
         place = int(beyond.argmax())
         if beyond[place] <= 0.0:
@@ -196,10 +216,10 @@ class Window:
         return True
 
     def _return(self) -> None:
-        """Steady again, once the signal cannot be told from what it was before."""
+        """Steady again, once the signal is not far from what it was before."""
         if self.before is None or self.rows < self._needed:
             return
-        if not self._moments().differs(self.before, self._delta):
+        if not self._moments().differs(self.before, self._delta, _BACK * self._least):
             self._buckets.insert(0, _bucket(self.before, at=self._buckets[0].since))
             self.rows += self._buckets[0].rows
             self.before = None

@@ -176,7 +176,7 @@ def _row(comparison: Comparison) -> dict[str, Any]:
         "lapse": comparison.lapse.value if comparison.lapse else None,
         "serving_labels": _labels(serving),
         "serving_score": round(serving.score, _DECIMALS) if serving else None,
-        "serving_escalates": answer.decision.escalate,
+        "serving_escalates": comparison.serving_escalates,
         "serving_seconds": answer.stages.busy if serving else None,
         "teacher_labels": _labels(teacher),
         "source": comparison.source.value if comparison.source else None,

@@ -29,12 +29,16 @@ _DEAD_S = 2 * DAY_S  # after which a segment that nobody has ended belongs to no
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Which candidate a segment is of, and from when to when, in seconds since the epoch."""
+    """Which candidate a segment is of, and from when to when, in seconds since the epoch.
+
+    `sliced`: whether it has slices, which are forgotten one day.
+    """
 
     segment: str
     candidate: str
     began: float
     until: float
+    sliced: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,8 @@ class Counted:
     @property
     def header(self) -> Header:
         """Without what was counted."""
-        return Header(self.segment, self.candidate, self.began, self.until)
+        sliced = self.slices is not None
+        return Header(self.segment, self.candidate, self.began, self.until, sliced)
 
 
 Total = Callable[[Sequence[Counted]], Counted]
@@ -97,7 +102,8 @@ def add(connection: Connection, task: str, found: Sequence[Counted]) -> None:
 def headers(engine: Engine, task: str) -> list[Header]:
     """All segments of the task's candidates, whoever they were. Raises RecordsUnavailable."""
     columns = trials.c
-    query = select(columns.segment, columns.candidate, columns.began, columns.until)
+    sliced = columns.slices.is_not(None)
+    query = select(columns.segment, columns.candidate, columns.began, columns.until, sliced)
     with (
         unless_troubled("what was counted of candidates is not read"),
         engine.connect() as connection,

@@ -1,6 +1,6 @@
 """A student in a process of its own: its interpreter is not the event loop's, nor is its crash.
 
-    python -m gateway.students.process BUNDLE ID THREADS CALL_TOKENS
+    python -m gateway.students.process BUNDLE ID THREADS CALL_TOKENS [apart]
 
 reads batches of texts from the socket that is its standard input and writes logits to it, until the
 parent says no more. Two threads of one interpreter cannot both run Python: with a student in a
@@ -43,6 +43,7 @@ _READ = 1 << 16  # bytes
 _ALONE = {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 _NICENESS = 19  # the most that there is
 _NANO = 1e9  # nanoseconds in a second
+_APART = "apart"  # the argument of a child that is to run its texts one after the other
 _ENDS_S = 10.0  # seconds that a child has to end: it only has to leave its loop
 
 
@@ -50,7 +51,8 @@ class ProcessWorker:
     """The parent's end of a student's process. It belongs to the event loop it was made on.
 
     `student` is the same bundle, opened here: it turns logits into predictions. `environment` is
-    that of the child. `aside`: it only gets the processor that nobody else wants.
+    that of the child. `aside`: it only gets the processor that nobody else wants, and runs texts one
+    after the other, so that each has a time of its own.
     """
 
     ahead = 2  # the child goes on with the next batch while the loop is busy with this one's
@@ -74,6 +76,7 @@ class ProcessWorker:
             bundle.id,
             str(student.threads),
             str(student.call_tokens),
+            *([_APART] if aside else []),
         ]
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603  our own module
@@ -106,11 +109,7 @@ class ProcessWorker:
 
     def kept_s(self) -> float:
         """Seconds in which it wanted a processor and had none; 0 where the system does not say."""
-        try:
-            fields = Path(f"/proc/{self._process.pid}/schedstat").read_bytes().split()
-            return int(fields[1]) / _NANO
-        except (OSError, IndexError):
-            return 0.0
+        return _kept_s(str(self._process.pid))
 
     def kill(self) -> None:
         """End the child at once, whatever it does; `close` sees the rest."""
@@ -142,7 +141,7 @@ class ProcessWorker:
             self._fail(_raised(frame))
 
     def _read(self, frame: Any) -> Ran:
-        raw, failures, started, ended = frame
+        raw, failures, started, ended, apart = frame
         said: Sequence[Prediction | Exception] | None = None
         if not failures:
             with contextlib.suppress(Exception):  # of some row: the others are not to suffer
@@ -152,7 +151,7 @@ class ProcessWorker:
                 self._one(raw.row(place), failures.get(place))
                 for place in range(len(raw.truncated))
             ]
-        return Ran(said, started, ended)
+        return Ran(said, started, ended, apart)
 
     def _one(self, raw: Raw, failure: str | None) -> Prediction | Exception:
         if failure is not None:
@@ -232,6 +231,14 @@ def _stand_aside(process: int) -> None:
         os.sched_setscheduler(process, os.SCHED_IDLE, os.sched_param(0))
 
 
+def _kept_s(process: str) -> float:
+    """Seconds in which its first thread wanted a processor and had none (sched-stats.rst)."""
+    try:
+        return int(Path(f"/proc/{process}/schedstat").read_bytes().split()[1]) / _NANO
+    except (OSError, IndexError):
+        return 0.0
+
+
 def _raised(frame: Mapping[str, str]) -> Exception:
     kind = getattr(errors, frame["kind"], BundleMismatch)
     error: Exception = kind(frame["message"], mend=frame["mend"])
@@ -244,7 +251,13 @@ def _framed(content: object) -> bytes:
 
 
 def work(
-    line: socket.socket, folder: Path, identity: str, threads: int, call_tokens: float
+    line: socket.socket,
+    folder: Path,
+    identity: str,
+    threads: int,
+    call_tokens: float,
+    *,
+    apart: bool = False,
 ) -> None:
     """The child: open the bundle, say so, answer batches until the parent says no more."""
     try:
@@ -256,7 +269,7 @@ def work(
     line.sendall(_framed(None))
     with line.makefile("rb", _READ) as reader:
         while (texts := _received(reader)) is not None:
-            line.sendall(_framed(_answer(student, texts)))
+            line.sendall(_framed(_answer(student, texts, apart=apart)))
 
 
 def _received(reader: io.IOBase) -> list[str] | None:
@@ -283,18 +296,30 @@ def _opened(folder: Path, identity: str, threads: int, call_tokens: float) -> St
     return student
 
 
-def _answer(student: Student, texts: list[str]) -> tuple[Raw, dict[int, str], float, float]:
+def _answer(
+    student: Student, texts: list[str], *, apart: bool = False
+) -> tuple[Raw, dict[int, str], float, float, list[float] | None]:
     """What each text gave; one that the model fails on has a row of zeros, and why."""
     started = time.perf_counter()
     failures: dict[int, str] = {}
-    try:
-        raw = student.raw(texts)
-    except Exception:  # noqa: BLE001  found below
-        raw = _singly(student, texts, failures)
-    return raw, failures, started, time.perf_counter()
+    seconds: list[float] = []
+    raw = None
+    if not apart:
+        with contextlib.suppress(Exception):  # found below
+            raw = student.raw(texts)
+    if raw is None:
+        raw = _singly(student, texts, failures, seconds)
+    return raw, failures, started, time.perf_counter(), seconds if apart else None
 
 
-def _singly(student: Student, texts: list[str], failures: dict[int, str]) -> Raw:
+def _worked() -> float:
+    """A clock of this process, in seconds, that stands while others have its processor."""
+    return time.perf_counter() - _kept_s("self")
+
+
+def _singly(
+    student: Student, texts: list[str], failures: dict[int, str], seconds: list[float]
+) -> Raw:
     count = len(texts)
     raw = Raw(
         np.zeros((count, student.task.outputs), np.float32),
@@ -303,11 +328,14 @@ def _singly(student: Student, texts: list[str], failures: dict[int, str]) -> Raw
         np.zeros(count, np.float32) if student.familiarity else None,
     )
     for place, text in enumerate(texts):
+        began = _worked()
         try:
             one = student.raw([text])
         except Exception as error:  # noqa: BLE001  the process must outlive a bad text
             failures[place] = f"{type(error).__name__}: {error}"
             continue
+        finally:
+            seconds.append(_worked() - began)
         raw.logits[place], raw.lengths[place] = one.logits[0], one.lengths[0]
         raw.truncated[place] = one.truncated[0]
         if raw.distances is not None and one.distances is not None:
@@ -318,10 +346,11 @@ def _singly(student: Student, texts: list[str], failures: dict[int, str]) -> Raw
 def _main(arguments: Sequence[str]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # they are for the parent, who ends our input in time
-    folder, identity, threads, call_tokens = arguments
+    folder, identity, threads, call_tokens, *how = arguments
     # A parent that has died hears nothing, and there is nobody to tell.
     with socket.socket(fileno=0) as line, contextlib.suppress(ConnectionError):
-        work(line, Path(folder), identity, int(threads), float(call_tokens))
+        apart = _APART in how
+        work(line, Path(folder), identity, int(threads), float(call_tokens), apart=apart)
 
 
 if __name__ == "__main__":

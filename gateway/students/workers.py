@@ -23,12 +23,23 @@ from gateway.types import Prediction
 class Ran:
     """A batch that has run: an outcome a text, and when, as time.perf_counter gives it.
 
-    The clock is the machine's, so that times of other processes can be compared with ours.
+    The clock is the machine's, so that times of other processes can be compared with ours. `apart`
+    is the time of each text, in seconds, where they were run one after the other, without that in
+    which others had the processor.
     """
 
     outcomes: Sequence[Prediction | Exception]
     started: float
     ended: float
+    apart: Sequence[float] | None = None
+
+    @property
+    def seconds(self) -> Sequence[float]:
+        """What each text took: its own time, else its share of the batch."""
+        if self.apart is not None:
+            return self.apart
+        count = len(self.outcomes)
+        return [(self.ended - self.started) / count] * count
 
 
 class Worker(Protocol):

@@ -11,11 +11,11 @@ from sqlalchemy import Engine, delete
 from structlog.testing import capture_logs
 
 from gateway.api.auth import new_key
-from gateway.reload import fingerprint
 from gateway.settings import load
 from gateway.store.changes import Entry, Row, What, latest, verify
 from gateway.store.database import open_database
 from gateway.store.tables import changes_end
+from gateway.succession.reload import fingerprint
 from tests.conftest import Client, Opener
 from tests.factories import TASK, THRESHOLD, settings_file, tiny_bundle
 from tests.hostile import Parts, parts_of

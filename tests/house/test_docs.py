@@ -133,6 +133,9 @@ def test_every_metric_is_explained_with_its_labels() -> None:
     followed = {
         "understudy_records_total": ("result",),
         "understudy_shadow_skipped_total": ("cause",),
+        "understudy_shadow_state": ("task", "candidate"),
+        "understudy_shadow_compared_total": ("task", "candidate"),
+        "understudy_shadow_shed_total": ("task", "candidate", "cause"),
     }
     parts = Metrics([TASK])
     parts.follow_served(lambda: [Part("tickets", Rate(1, 1, 0.5, 0.0, 1.0, 0, 0.5, 1.0))])

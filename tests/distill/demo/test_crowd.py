@@ -11,7 +11,7 @@ from itertools import islice, repeat
 import httpx2
 import pytest
 
-from distill.demo import crowd, show
+from distill.demo import crowd, house
 from distill.demo.crowd import Seen, gold
 from distill.demo.tickets import Ticket
 from distill.demo.traffic import traffic
@@ -27,7 +27,7 @@ BUSY = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n"
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real gateway, in a process of its own, on a trained student and teacher."""
     folder = shops.trained(tmp_path_factory).copy(tmp_path_factory.mktemp("crowd"))
-    with show._gateway(folder) as address:
+    with house.gateway(folder) as address:
         yield address
 
 
@@ -111,6 +111,27 @@ def test_who_finds_too_many_before_him_is_turned_away() -> None:
     assert seen.turned_away > 0
     assert seen.failed == crowd._IN_FLIGHT
     assert seen.sent == seen.failed + seen.turned_away
+
+
+def test_who_is_patient_waits_for_a_place_and_is_not_turned_away() -> None:
+    async def scene() -> tuple[Seen, int]:
+        seen, full, stop = Seen(), asyncio.Event(), asyncio.Event()
+        told = _until(full, _until(stop, repeat(TICKET), 2 * crowd._PATIENT), crowd._PATIENT)
+        async with _server() as (address, release):
+            sending = asyncio.create_task(
+                crowd.send(address, told, rate=2000.0, seen=seen, stop=stop, patient=True)
+            )
+            await full.wait()
+            await asyncio.sleep(0.05)  # at this rate a hundred more would have come
+            waiting = seen.sent
+            release.set()
+            await sending
+        return seen, waiting
+
+    seen, waiting = asyncio.run(scene())
+    assert waiting == crowd._PATIENT + 1  # the one more has come, and waits
+    assert seen.turned_away == 0
+    assert seen.failed == seen.sent == 2 * crowd._PATIENT
 
 
 def _until(event: asyncio.Event, tickets: Iterator[Ticket], count: int) -> Iterator[Ticket]:

@@ -10,21 +10,18 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx2
 import orjson
 import pytest
 from rich.console import Console
 
-from distill.demo import show
+from distill.demo import house, show
 from distill.demo.crowd import Seen
 from distill.demo.show import Plan
 from gateway import settings
-from gateway.errors import StageFailed
 from gateway.store import records
 from gateway.store.database import open_database
 from tests.acceptance import shop as shops
 from tests.acceptance.shop import Shop
-from tests.factories import settings_file
 
 pytestmark = pytest.mark.slow
 
@@ -51,7 +48,7 @@ def plan(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Plan:
 
 @pytest.fixture(scope="module")
 def url(plan: Plan) -> Iterator[str]:
-    with show._gateway(plan.folder) as address:
+    with house.gateway(plan.folder) as address:
         yield address
 
 
@@ -127,42 +124,6 @@ def test_a_signal_ends_it_where_nothing_else_does(
 
     asyncio.run(interrupted())
     assert seen.answered == seen.sent > 0
-
-
-def test_a_gateway_that_does_not_start_is_told_with_where_to_read_why(
-    shop: Shop, tmp_path: Path
-) -> None:
-    folder = shop.copy(tmp_path)
-    (folder / settings.FILE).write_text("version: 1\ntasks: {}\n")
-    with (
-        pytest.raises(StageFailed, match="the gateway did not start") as caught,
-        show._gateway(folder),
-    ):
-        raise AssertionError("it started")
-    assert str(folder / "gateway.log") in caught.value.mend
-    assert "tasks" in (folder / "gateway.log").read_text()
-
-
-def test_the_address_is_read_from_the_ready_line() -> None:
-    lines = ["warming up\n", "understudy: ready on http://127.0.0.1:8099\n"]
-    assert show._address(lines, within=60.0) == "http://127.0.0.1:8099"
-    assert show._address(lines[:1], within=60.0) is None
-
-
-def test_a_gateway_that_says_nothing_is_given_up() -> None:
-    reading, writing = os.pipe()
-    with os.fdopen(reading) as silent, os.fdopen(writing, "w") as end:
-        assert show._address(silent, within=0.01) is None
-        end.close()  # the reader sees the end, and lets go
-
-
-def test_a_key_of_this_shell_does_not_reach_the_gateway(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A gateway with keys would refuse the demo's own requests, which have none."""
-    monkeypatch.setenv("UNDERSTUDY_API_KEYS", f"ci:{'0' * 64}")
-    with show._gateway(settings_file(tmp_path).parent) as address:
-        assert httpx2.get(f"{address}/v1/stats").status_code == 200
 
 
 def test_a_fresh_start_forgets_what_was_trained_and_recorded(tmp_path: Path) -> None:

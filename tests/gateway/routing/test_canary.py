@@ -16,8 +16,8 @@ from gateway.routing.cascade import Cascade
 from gateway.routing.net import NAME, SafetyNet
 from gateway.routing.risk import ValueRule
 from gateway.routing.rung import Rung
-from gateway.seat import take_seat
 from gateway.students.student import Student
+from gateway.succession.seat import take_seat
 from gateway.types import Answer, Instance, Prediction, Reason, Route, Wish
 from tests.factories import CONFIDENT, TASK, settings_file, tiny_bundle
 

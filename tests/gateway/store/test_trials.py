@@ -8,12 +8,12 @@ from dataclasses import asdict, replace
 import pytest
 from sqlalchemy import Engine
 
-from gateway.dossier import total
 from gateway.errors import RecordsUnavailable
 from gateway.shadow.promotion import Footing, Gate, Pair, Saved, Terms, Trial
 from gateway.shadow.slices import Slices
 from gateway.store import trials
 from gateway.store.trials import DAY_S, Counted
+from gateway.succession.dossier import total
 from tests.gateway.store.times import NOON
 
 NAME = "tickets-0123456789ab"
