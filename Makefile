@@ -20,7 +20,7 @@ help: ## show this list
 demo: $(READY) ## the whole loop on synthetic tickets; ARGS="--once --json"
 	@$(BIN)/understudy demo $(ARGS)
 
-demo-shadow: $(READY) ## students come, fall and win back, in some minutes; ARGS="--once --json"
+demo-shadow: $(READY) ## students come, fall and win back, in some minutes; ARGS="--json"
 	@$(BIN)/understudy story $(ARGS)
 
 serve: $(READY) ## serve understudy.yaml; ARGS="--config FILE --port N"

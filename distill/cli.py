@@ -217,9 +217,6 @@ def demo(
 
 
 def story(
-    once: Annotated[
-        bool, typer.Option("--once", help="It always ends by itself; as `demo` wants it.")
-    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object at the end.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Distil all students anew.")] = False,
     folder: Annotated[Path, typer.Option(help="Where the story keeps its files.")] = Path(
@@ -232,11 +229,12 @@ def story(
     seed: Annotated[int, typer.Option(help="Of the ticket world.", min=0)] = 0,
 ) -> None:
     """Students come, one is promoted, traffic drifts, an alarm rolls back, the next wins back."""
-    from distill.demo import story as tale  # noqa: PLC0415  keeps `--help` fast
+    from distill.story import performance  # noqa: PLC0415  keeps `--help` fast
 
-    del once  # there is no other way
-    tale.run(
-        tale.Plan(folder=folder, seed=seed, rate=rate, port=port), fresh=fresh, as_json=as_json
+    performance.run(
+        performance.Plan(folder=folder, seed=seed, rate=rate, port=port),
+        fresh=fresh,
+        as_json=as_json,
     )
 
 

@@ -4,7 +4,8 @@
 
 A round is a folder beside the recipe. One that was interrupted goes on with the examples that it
 has, and knows since when they are; one whose student would answer nothing takes new ones the next
-time. A new round begins where the last has ended. It promotes nobody: it ends with a candidate.
+time, since then too. A new round takes all that the records hold, unless it is told since when. It
+promotes nobody: it ends with a candidate.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ def improve(
 ) -> Improved:
     """Go one round, or on with one that was interrupted unless it is to be `fresh`.
 
-    `since` is where the examples begin, as `understudy handover` reads it. Raises UsageError where
+    `since` is where the examples begin, as `understudy handover` reads it; None: where those of
+    this round began before, else with the first record. Raises UsageError where
     the recipe and the settings are of different tasks, or the round has examples since another
     time, StageFailed where the new student would answer nothing, and what the steps raise; what
     earlier steps did is kept.
@@ -128,8 +130,9 @@ def _handed(file: Path, config: Path, task: str, since: str | None, narrator: Na
     """
     _begin(narrator, 1, "hand over what teachers and people have said of live traffic")
     noted = file.with_name(SINCE)
+    before = noted.read_text() if noted.is_file() else None
+    begun = json.loads(before)["since"] if before else None
     if file.is_file():
-        begun = json.loads(noted.read_text())["since"] if noted.is_file() else None
         if since not in (None, begun):
             raise UsageError(
                 f"--since {since}: this round has the examples since {begun or 'the beginning'}",
@@ -137,11 +140,14 @@ def _handed(file: Path, config: Path, task: str, since: str | None, narrator: Na
             )
         narrator.note(f"  kept from an earlier start: {file}", style="dim")
         return file
+    since = since or begun  # a try that took its examples away has left since when they were
     try:
         noted.write_text(json.dumps({"since": since}) + "\n")
         _, tally = hand_over(file, config, task, since=since)
     except BaseException:
         noted.unlink(missing_ok=True)
+        if before is not None:
+            noted.write_text(before)
         raise
     narrator.note(f"  {told(tally, task)} in {file}")
     return file

@@ -18,10 +18,9 @@ from typing import Any
 
 import orjson
 
-from distill.data.deduplicate import folded
 from distill.recipe import hint
 from gateway.contract import examples
-from gateway.contract.examples import Example, Field, Label
+from gateway.contract.examples import Example, Field, Label, folded
 from gateway.contract.manifest import HeadKind
 from gateway.errors import DataError, TeacherGarbled, UsageError
 from gateway.teachers.completion import Completion

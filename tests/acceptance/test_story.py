@@ -1,7 +1,7 @@
 """The story, whole, as a user tells it; and a real Prometheus that hears what happens in it.
 
 Students are distilled, one is promoted by its steps, traffic drifts, alarms send two students away,
-`improve` makes the next one. It takes some minutes; tests/distill/demo has its parts.
+`improve` makes the next one. It takes some minutes; tests/distill/story has its parts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from distill.demo.story import CHRONICLE, PICTURE
+from distill.story.performance import CHRONICLE, PICTURE
 from gateway import settings
 from gateway.store.changes import latest, verify
 from gateway.store.database import open_database

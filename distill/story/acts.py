@@ -17,13 +17,13 @@ from typing import Any
 
 import orjson
 
-from distill.demo import cast, forecast
-from distill.demo import weather as winds
-from distill.demo.chronicle import Stretch
-from distill.demo.forecast import Delay
-from distill.demo.play import Play, check
-from distill.demo.weather import FAIR, Weather
 from distill.recipe import FILE_NAME
+from distill.story import cast, forecast
+from distill.story import weather as winds
+from distill.story.chronicle import Stretch
+from distill.story.forecast import Delay
+from distill.story.play import Play, check
+from distill.story.weather import FAIR, Weather
 from gateway.contract.bundle import open_bundle
 from gateway.students.vacancy import NO_STUDENT
 

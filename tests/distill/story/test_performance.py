@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from distill.demo import cast, story
-from distill.demo.clerk import Clerk
-from distill.demo.story import Plan
+from distill.story import cast, performance
+from distill.story.clerk import Clerk
+from distill.story.performance import Plan
 from gateway import settings
 
 
 def test_its_settings_are_what_a_gateway_takes(tmp_path: Path) -> None:
     bundle = tmp_path / "first" / "bundles" / "tickets-1"
-    story._write_settings(Plan(tmp_path), {cast.FIRST: bundle}, "http://127.0.0.1:9/v1")
+    performance._write_settings(Plan(tmp_path), {cast.FIRST: bundle}, "http://127.0.0.1:9/v1")
     task = settings.load(tmp_path / settings.FILE).tasks["tickets"]
     assert task.student.bundle == bundle
     assert task.teacher.openai is not None
@@ -27,9 +27,9 @@ def test_what_was_served_is_forgotten_and_what_was_learnt_is_kept(tmp_path: Path
         (tmp_path / name).touch()
     (tmp_path / "students").mkdir()
     (tmp_path / "better" / "runs").mkdir()
-    story._forget(tmp_path, trained=False)
+    performance._forget(tmp_path, trained=False)
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"worse", "first", "equal", "better", "notes.txt"}
     assert (tmp_path / "better" / "runs").is_dir()
-    story._forget(tmp_path, trained=True)
+    performance._forget(tmp_path, trained=True)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

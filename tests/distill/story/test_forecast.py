@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from distill.demo import forecast
-from distill.demo.forecast import Delay, Seen, Terms
+from distill.story import forecast
+from distill.story.forecast import Delay, Seen, Terms
 from gateway.contract.bundle import open_bundle
 from tests.factories import CONFIDENT, UNSURE, tiny_bundle
 

@@ -12,7 +12,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from distill.demo.chronicle import Chronicle, Stretch
+from distill.story.chronicle import Chronicle, Stretch
 
 _EVERY_S = 5.0  # between two lines while an act waits
 _WINDOW = 400  # answers that such a line speaks of

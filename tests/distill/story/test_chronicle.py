@@ -7,9 +7,9 @@ from pathlib import Path
 import orjson
 import pytest
 
-from distill.demo import picture
-from distill.demo.chronicle import Chronicle, Stretch
 from distill.demo.tickets import Ticket
+from distill.story import picture
+from distill.story.chronicle import Chronicle, Stretch
 
 TICKET = Ticket("where is it", "order_status", "normal", (), None, "c-1", "plain")
 GATE = {

@@ -13,11 +13,11 @@ import pytest
 from rich.console import Console
 
 from distill.demo import house
-from distill.demo.chronicle import Chronicle
-from distill.demo.clerk import Clerk
-from distill.demo.desk import Desk
-from distill.demo.play import Play, check
-from distill.demo.telling import Telling
+from distill.story.chronicle import Chronicle
+from distill.story.clerk import Clerk
+from distill.story.desk import Desk
+from distill.story.play import Play, check
+from distill.story.telling import Telling
 from gateway.errors import StageFailed
 from tests.acceptance import shop as shops
 

@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from distill.demo.telling import Telling
+from distill.story.telling import Telling
 
 SEEN = {"answers": 1200, "right": 0.966, "by_student": 0.737, "undetected": 0.029}
 RUNG = {"student": "better", "expected": 31, "late": 90, "rows": 40}

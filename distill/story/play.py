@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from distill.demo import crowd, weather
-from distill.demo.chronicle import Chronicle
-from distill.demo.clerk import Clerk
-from distill.demo.desk import Desk, Ran
-from distill.demo.telling import Telling
+from distill.demo import crowd
 from distill.demo.tickets import Ticket
-from distill.demo.weather import FAIR, Weather
+from distill.story import weather
+from distill.story.chronicle import Chronicle
+from distill.story.clerk import Clerk
+from distill.story.desk import Desk, Ran
+from distill.story.telling import Telling
+from distill.story.weather import FAIR, Weather
 from gateway.errors import StageFailed
 
 Found = TypeVar("Found")

@@ -18,11 +18,11 @@ from itertools import islice
 from pathlib import Path
 
 from distill.demo import tickets
-from distill.demo.clerk import HEAD, Clerk
 from distill.demo.dice import Dice
 from distill.demo.tickets import Ticket
 from distill.demo.traffic import LIVE
 from distill.recipe import FILE_NAME
+from distill.story.clerk import HEAD, Clerk
 
 WORSE, FIRST, EQUAL, BETTER, NEXT = "worse", "first", "equal", "better", "next"
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import httpx2
 import orjson
 
-from distill.demo.clerk import HEAD, MODEL, Clerk
 from distill.demo.tickets import generate
+from distill.story.clerk import HEAD, MODEL, Clerk
 from gateway.contract import examples
 
 TICKETS = generate(2000, seed=1)

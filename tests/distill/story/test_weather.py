@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from itertools import islice
 
-from distill.demo import weather
 from distill.demo.tickets import TASK, Ticket
-from distill.demo.weather import FAIR, Weather
+from distill.story import weather
+from distill.story.weather import FAIR, Weather
 
 LABELS = TASK.heads[0].labels
 

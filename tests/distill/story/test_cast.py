@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from distill import recipe
-from distill.demo import cast
-from distill.demo.cast import BETTER, EQUAL, FIRST, NEXT, WORSE, School
-from distill.demo.clerk import HEAD, Clerk
+from distill.story import cast
+from distill.story.cast import BETTER, EQUAL, FIRST, NEXT, WORSE, School
+from distill.story.clerk import HEAD, Clerk
 from gateway.contract import examples
 
 

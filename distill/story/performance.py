@@ -22,14 +22,15 @@ import orjson
 from rich.console import Console
 
 from distill import recipe
-from distill.demo import cast, house, picture
-from distill.demo.acts import ACTS
-from distill.demo.cast import School
-from distill.demo.chronicle import Chronicle
-from distill.demo.clerk import DELAY_S, MODEL, WRONG, Clerk
-from distill.demo.desk import Desk, understudy
-from distill.demo.play import Play
-from distill.demo.telling import Telling
+from distill.demo import house
+from distill.story import cast, picture
+from distill.story.acts import ACTS
+from distill.story.cast import School
+from distill.story.chronicle import Chronicle
+from distill.story.clerk import DELAY_S, MODEL, WRONG, Clerk
+from distill.story.desk import Desk, understudy
+from distill.story.play import Play
+from distill.story.telling import Telling
 from distill.workspace import Workspace
 from gateway import cores, settings
 from gateway.errors import BundleMissing

@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from distill.demo.chronicle import Bound, Chronicle, Event
 from distill.plots import Ink
+from distill.story.chronicle import Bound, Chronicle, Event
 
 _SIZE = (10.0, 8.4)  # inches
 _DOTS = 130  # an inch
