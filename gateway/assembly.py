@@ -6,13 +6,13 @@ import asyncio
 import functools
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 
 import structlog
 
 from gateway.contract.manifest import Task
-from gateway.errors import LogUnavailable, SettingsError, UnknownTask
+from gateway.errors import Conflict, LogUnavailable, SettingsError, UnknownTask
 from gateway.recall import recall
 from gateway.routing.budget import Budget
 from gateway.routing.cascade import Cascade
@@ -33,6 +33,7 @@ from gateway.students.registry import Registry, take_all
 from gateway.students.rehearsal import rehearse
 from gateway.succession.candidacy import Candidacy, sampling
 from gateway.succession.line import Succession
+from gateway.succession.roles import reconfigured
 from gateway.succession.rollout import Rollout, keep_looking
 from gateway.succession.seat import First, first, heads_of, take_seat
 from gateway.teachers.guard import Guard
@@ -47,6 +48,7 @@ _MIB = 1 << 20
 # loses no more than the last 50 ms, and a busy gateway commits less than 40 times a second.
 _LINGER_S = 0.025
 _WATCHED = "watch.json"  # in the registry: what alarms and drift have seen
+_TRIES = 5  # of writing down who serves, where others change the same tasks at the same time
 _START = "start"  # who changes something between two runs of the gateway is not known
 
 _log = structlog.get_logger(__name__)
@@ -138,12 +140,14 @@ async def open_gateway(
     aside: bool = False,
     replica: int | None = None,
     clock: Callable[[], float] = time.time,
+    ticks: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[Gateway]:
     """Open everything, yield the gateway, close in reverse: audits, teachers, students, records.
 
     `read` gives the settings again, for a reload. `aside`: only to look; the registry, which may be
     that of a gateway which runs, is not written. `replica`: which one this is, of several.
-    `clock`, by which canaries take their steps, gives seconds since the epoch.
+    `clock`, by which canaries take their steps, gives seconds since the epoch; what failed is tried
+    again after a pause in `ticks`, seconds of a clock that nobody sets.
     """
     async with AsyncExitStack() as stack:
         registries = {name: registry_of(name, settings) for name in settings.tasks}
@@ -195,8 +199,10 @@ async def open_gateway(
                 budget=budgets.get(name),
                 changes=changes,
                 clock=clock,
+                ticks=ticks,
                 watched=None if aside else _WATCHED if replica is None else f"{replica}.{_WATCHED}",
             )
+            successions[name].auditor.tell_skips(shadow.unaudited)
             candidacies[name] = Candidacy(
                 shadow, successions[name], task, metrics=metrics, database=engine, clock=clock
             )
@@ -219,7 +225,7 @@ async def open_gateway(
             }
         )
         if changes is not None and not aside:
-            await asyncio.to_thread(_note_start, changes, successions)
+            await _note_start(changes, successions)
         if engine is not None and not aside:
             _go_on_from(engine, quality, list(successions), stack)
         rollouts = {name: Rollout(each, candidacies[name]) for name, each in successions.items()}
@@ -261,26 +267,51 @@ def registry_of(name: str, settings: Settings) -> Registry:
 
 
 def _remember(registries: Mapping[str, Registry], firsts: Mapping[str, First]) -> None:
-    """Write down who serves now that nothing is left that could keep the gateway from starting."""
+    """Write down who serves now that nothing is left that could keep the gateway from starting.
+
+    Of gateways that start at once one does, and the others find it done. Raises SettingsError, or
+    Conflict where somebody changes the roles all the time.
+    """
+    named = {name: each.roles.configured for name, each in sorted(firsts.items()) if each.roles}
+    for _ in range(_TRIES - 1):
+        with suppress(Conflict):
+            return _reconfigure(registries, named)
+    return _reconfigure(registries, named)
+
+
+def _reconfigure(registries: Mapping[str, Registry], named: Mapping[str, str]) -> None:
+    """Let those bundles serve that settings name anew, in all tasks or none. Raises Conflict."""
     with ExitStack() as opened:
         drafts = []
-        for name, each in sorted(firsts.items()):
-            if each.roles is not None:
-                drafts.append(registries[name].draft(each.seen, each.roles, in_turn=True))
-                opened.callback(drafts[-1].close)
+        for name, bundle in named.items():
+            seen = registries[name].roles()
+            if seen is None or seen.configured == bundle:
+                continue
+            drafts.append(registries[name].draft(seen, reconfigured(seen, bundle), in_turn=True))
+            opened.callback(drafts[-1].close)
         take_all(drafts)
 
 
-def _note_start(changes: Changes, successions: Mapping[str, Succession]) -> None:
+async def _note_start(changes: Changes, successions: Mapping[str, Succession]) -> None:
     """Note which student serves where the log knows another, or none: it changed between two runs.
 
-    A gateway that starts beside a database that is in trouble answers all the same.
+    Where roles.json owes the log a row, that one says it. A gateway that starts beside a database
+    that is in trouble answers all the same.
     """
+    for succession in successions.values():
+        await succession.paid()
+    serving = {
+        task: each.roles.serving for task, each in successions.items() if not each.roles.owed
+    }
     try:
-        for task, succession in successions.items():
-            changes.start(task, succession.roles.serving, who=_START)
+        await asyncio.to_thread(_note_who_serves, changes, serving)
     except LogUnavailable as error:
         _log.warning("the log of changes does not know who serves", error=str(error))
+
+
+def _note_who_serves(changes: Changes, serving: Mapping[str, str]) -> None:
+    for task, name in serving.items():
+        changes.start(task, name, who=_START)
 
 
 def _go_on_from(

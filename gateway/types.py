@@ -247,7 +247,7 @@ class Comparison:
     """What a candidate says of a request that was answered, beside what the others said.
 
     `prediction` of None: it failed, for the reason `lapse`. `escalates`: under its own policy it
-    would leave the request to the teacher; one that fails does. `seconds`: its share of the batch;
+    would leave the request to the teacher; one that fails does. `seconds`: of work that it took;
     None: it failed. `propensity`: with which the request was shown to it. `teacher` is the
     teacher's view, where an escalation or an audit (`source`) gave one, `second` that of the
     teacher asked again.

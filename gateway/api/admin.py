@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,12 +25,12 @@ from gateway.api.schemas import problems
 from gateway.assembly import Gateway
 from gateway.errors import Invalid, Malformed, RequestError, TooLarge, UnderstudyError
 from gateway.settings import Settings, TaskSettings
-from gateway.students.registry import Roles
+from gateway.students.registry import Registry, Roles
 from gateway.students.vacancy import NO_STUDENT
 from gateway.succession.change import Change
 from gateway.succession.line import Succession
 from gateway.succession.reload import reload
-from gateway.succession.rollout import Rollout
+from gateway.succession.rollout import NOBODY, Rollout
 
 PREFIX = "/admin/"
 
@@ -38,7 +39,6 @@ _WHY = 500  # characters
 _UPLOAD_S = 600.0  # seconds for an archive to arrive: 100 MB over a slow line
 _ARCHIVES = ("application/x-tar", "application/gzip", "application/zip")
 _IDLE = "idle"  # the role of what lies in the registry and is not compared
-_NOBODY = "(no key)"  # who changes something where no keys are configured
 _PASSWORD = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 
@@ -193,7 +193,7 @@ def router(gateway: Gateway) -> APIRouter:
         candidate. `task` may be left out where there is only one.
         """
         succession = gateway.successions[gateway.cascade(task).task]
-        with succession.registry.staging() as staging:
+        async with _staging(succession.registry) as staging:
             archive = staging / "archive"
             await _receive(request, archive, most=succession.registry.max_bytes)
             bundle = await succession.add(archive, by=_who(request))
@@ -397,7 +397,21 @@ async def _read(request: Request, model: type[_Asked]) -> _Asked:
 
 
 def _who(request: Request) -> str:
-    return request.scope["state"].get("key") or _NOBODY
+    return request.scope["state"].get("key") or NOBODY
+
+
+@asynccontextmanager
+async def _staging(registry: Registry) -> AsyncIterator[Path]:
+    """As `Registry.staging`, whose work on a large archive is not for the event loop."""
+    opened = ExitStack()
+    folder = await asyncio.to_thread(opened.enter_context, registry.staging())
+
+    async def leave(*error: Any) -> bool | None:
+        return await asyncio.to_thread(opened.__exit__, *error)
+
+    async with AsyncExitStack() as stack:
+        stack.push_async_exit(leave)
+        yield folder
 
 
 async def _receive(request: Request, target: Path, *, most: int) -> None:

@@ -180,6 +180,9 @@ class ServingReply(_Part):
     certificate_void: str | None = Field(
         description="why the policy's own certificate does not hold, and everything is escalated"
     )
+    certificate_stale: bool = Field(
+        description="it promises nothing, for traffic has moved; see drift.certificate"
+    )
     audit_share: float
 
 

@@ -14,6 +14,7 @@ from typing import Self
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
+from starlette.responses import Response
 
 from gateway.api.schemas import problems
 from gateway.assembly import Gateway
@@ -53,7 +54,7 @@ class FindingReply(_Part):
             lower=finding.lower,
             upper=finding.upper,
             needed=finding.needed,
-            requests=progress.requests(finding.pairs, finding.needed),
+            requests=progress.requests(finding),
         )
 
 
@@ -79,6 +80,8 @@ class CountsReply(_Part):
     other_than_teacher: int
     serving_other_than_teacher: int
     escalated: int = Field(description="the candidate would have")
+    paired: int = Field(description="of compared: who serves answered, and no canary")
+    paired_with_teacher: int = Field(description="of with_teacher: the same")
 
 
 class DisagreementReply(_Part):
@@ -183,14 +186,15 @@ def router(gateway: Gateway, who: Callable[[Request], str]) -> APIRouter:
     """The routes of the shadow; `who` names whoever asks."""
     routes = APIRouter(prefix="/shadow", responses=problems(401, 403, 500))
 
-    @routes.get("")
-    async def shadow() -> ShadowReply:
+    @routes.get("", response_model=ShadowReply)
+    async def shadow() -> Response:
         """What each candidate has shown by now, and whether it may serve."""
         found = [
             (task, gateway.successions[task].roles.serving, await candidacy.progress())
             for task, candidacy in gateway.candidacies.items()
         ]
-        return await asyncio.to_thread(_reply, found)  # a reply to it is no small one
+        shown = await asyncio.to_thread(_shown, found)  # milliseconds of work: others are served
+        return Response(shown, media_type="application/json")
 
     @routes.delete("/{task}/{bundle}", responses=problems(404))
     async def remove(request: Request, task: str, bundle: str) -> RemovedReply:
@@ -202,9 +206,9 @@ def router(gateway: Gateway, who: Callable[[Request], str]) -> APIRouter:
     return routes
 
 
-def _reply(found: Sequence[tuple[str, str, Sequence[Progress]]]) -> ShadowReply:
-    """Of each task: its name, who serves, and what is known of its candidates."""
-    return ShadowReply(
+def _shown(found: Sequence[tuple[str, str, Sequence[Progress]]]) -> str:
+    """The reply as JSON: of each task its name, who serves, and what is known of its candidates."""
+    reply = ShadowReply(
         tasks=[
             TaskShadowReply(
                 task=task,
@@ -214,6 +218,7 @@ def _reply(found: Sequence[tuple[str, str, Sequence[Progress]]]) -> ShadowReply:
             for task, serving, candidates in found
         ]
     )
+    return reply.model_dump_json()
 
 
 def _counts(counts: Counts) -> CountsReply:

@@ -81,7 +81,9 @@ async def stats_of(gateway: Gateway) -> StatsReply:
         ),
         tasks={
             name: TaskStats(
-                serving=serving(gateway.settings, gateway.tasks.get(name)),
+                serving=serving(
+                    gateway.settings, gateway.tasks.get(name), stale=_stale(gateway, name)
+                ),
                 audits_skipped=gateway.audits_skipped(name),
                 budget=_budget(gateway.budgets.get(name)),
                 served_error=errors.get(name),
@@ -140,15 +142,22 @@ def _budget(budget: Budget | None) -> BudgetReply | None:
     )
 
 
-def serving(settings: Settings, cascade: Cascade | None) -> ServingReply | None:
-    """With what a task is served; None for what is no task of this gateway."""
+def serving(
+    settings: Settings, cascade: Cascade | None, *, stale: bool = False
+) -> ServingReply | None:
+    """With what a task is served; None for what is no task of this gateway.
+
+    A certificate that is `stale`, for traffic has moved, promises nothing, whatever it means then.
+    """
     if cascade is None:
         return None
     task = settings.tasks[cascade.task]
     warrant = cascade.rung.policy.warrant
     fault = warrant.fault_at(time.time()) if warrant else None
     fault = fault or (Fault.STALE if cascade.stale() else None)
-    certificate = None if fault else certificate_of(cascade, task.student.operating_point)
+    held = certificate_of(cascade, task.student.operating_point)
+    stale = held is not None and (stale or cascade.stale())
+    certificate = None if fault or stale else held
     return ServingReply(
         student=cascade.rung.name,
         teacher=cascade.teacher.name,
@@ -156,6 +165,7 @@ def serving(settings: Settings, cascade: Cascade | None) -> ServingReply | None:
         threshold=cascade.policy().threshold,
         certificate=CertificateReply.of(certificate) if certificate else None,
         certificate_void=fault,
+        certificate_stale=stale,
         audit_share=task.audit.share,
     )
 
@@ -179,18 +189,27 @@ def certificate_of(
 def validities(gateway: Gateway) -> dict[str, Validity]:
     """How the certificate stands of each task that has one, or escalates everything without.
 
+    One that is stale does not hold, though the student may still answer.
     A threshold that the settings name and no certificate covers is somebody's choice, and has none.
     """
     found = {}
     for name, cascade in gateway.tasks.items():
-        shown, policy = serving(gateway.settings, cascade), cascade.rung.policy
+        stale, policy = _stale(gateway, name), cascade.rung.policy
+        shown = serving(gateway.settings, cascade, stale=stale)
         if shown is None or cascade.rung.bundle is None:
             continue
         certified = shown.certificate is not None and policy.threshold is not None
-        if certified or shown.certificate_void or policy.threshold is None:
+        lost = shown.certificate_void or shown.certificate_stale or policy.threshold is None
+        if certified or lost:
             expires = policy.warrant.expires if policy.warrant else math.inf
             found[name] = Validity(certified, expires if math.isfinite(expires) else None)
     return found
+
+
+def _stale(gateway: Gateway, task: str) -> bool:
+    """Whether the traffic of a task has moved away from what its student is certified for."""
+    succession = gateway.successions.get(task)
+    return succession is not None and succession.watch.stale
 
 
 def watched(gateway: Gateway) -> dict[str, Watched]:

@@ -8,6 +8,7 @@ Where they are comes from the settings, or from `--admin`; the key from a file o
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
@@ -31,6 +32,7 @@ KeyFile = Annotated[
 ]
 
 _TIMEOUT_S = 300.0  # a large bundle is sent, rehearsed and warmed in less
+_LOOK_S = 10.0  # for a look that is done at once, where the next gateway may be asked too
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  what listens there is here
 
 
@@ -59,6 +61,27 @@ class Gateways:
             done.append(url)
             yield url, reply
 
+    def all(
+        self, method: str, path: str, *, body: bytes, kind: str
+    ) -> tuple[list[tuple[str, dict[str, Any]]], list[UnderstudyError]]:
+        """Ask every gateway, whatever another one says: the replies, and what went wrong."""
+        replies: list[tuple[str, dict[str, Any]]] = []
+        wrong: list[UnderstudyError] = []
+        for url in self.urls:
+            try:
+                replies.append((url, self._ask(method, url, path, body, kind)))
+            except UnderstudyError as error:
+                wrong.append(error)
+        return replies, wrong
+
+    def first(self, path: str) -> dict[str, Any]:
+        """What the first gateway says that can be reached. Raises UsageError, or as the last."""
+        *others, last = self.urls
+        for url in others:
+            with suppress(ServingError):
+                return self._send("GET", url, path, None, "", 0, timeout=_LOOK_S)
+        return self._send("GET", last, path, None, "", 0, timeout=_LOOK_S)
+
     def _ask(
         self, method: str, url: str, path: str, body: bytes | Path | None, kind: str
     ) -> dict[str, Any]:
@@ -68,7 +91,15 @@ class Gateways:
         return self._send(method, url, path, body, kind, len(body or b""))
 
     def _send(
-        self, method: str, url: str, path: str, body: bytes | IO[bytes] | None, kind: str, size: int
+        self,
+        method: str,
+        url: str,
+        path: str,
+        body: bytes | IO[bytes] | None,
+        kind: str,
+        size: int,
+        *,
+        timeout: float = _TIMEOUT_S,
     ) -> dict[str, Any]:
         import json
         from urllib.error import HTTPError
@@ -81,7 +112,7 @@ class Gateways:
             headers |= {"content-type": kind, "content-length": str(size)}
         request = Request(url + path, data=body, headers=headers, method=method)  # noqa: S310  checked
         try:
-            with _opener().open(request, timeout=_TIMEOUT_S) as reply:
+            with _opener().open(request, timeout=timeout) as reply:
                 content: dict[str, Any] = json.load(reply)
                 return content
         except HTTPError as error:

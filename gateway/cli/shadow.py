@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from gateway.settings import TaskSettings
     from gateway.shadow.page import Trialled
+    from gateway.shadow.pairing import Sight
     from gateway.store.database import Database
 
 Row = Sequence[Any]
@@ -31,7 +32,7 @@ _STATUS = {"promote": 0, "hold": 3, "reject": 4}  # exit statuses, for scripts
 _HOUR_S = 3600.0
 _COUNTS = (
     "compared", "other_than_serving", "with_teacher", "other_than_teacher",
-    "serving_other_than_teacher", "escalated",
+    "serving_other_than_teacher", "escalated", "paired", "paired_with_teacher",
 )  # fmt: skip
 _TEXT = 90  # characters of a text in a table
 
@@ -105,26 +106,31 @@ def report(
 
 def _trialled(engine: Database, task: str, candidate: str, settings: TaskSettings) -> Trialled:
     """All that a page shows of one candidate."""
-    from gateway.shadow.course import courses
+    from gateway.shadow.course import courses, footing_of
     from gateway.shadow.page import Trialled as Found
+    from gateway.shadow.promotion import spent
     from gateway.shadow.slices import Slices
     from gateway.store import comparisons, trials
     from gateway.succession.candidacy import measure
+    from gateway.succession.dossier import place_of, rivals
 
+    def rows() -> Iterator[tuple[float, Sight]]:
+        return ((row.at, row.sight) for row in comparisons.each(engine, task, candidate))
+
+    gates, by = settings.shadow.gates, measure(settings)
+    terms, headers = gates.terms(), trials.headers(engine, task)
+    _, footing = footing_of(rows(), by)
+    place = place_of(candidate, footing, terms, headers) if gates.sequence else None
     slices = Slices()
-    segments = [
-        each.segment for each in trials.headers(engine, task) if each.candidate == candidate
-    ]
+    segments = [each.segment for each in headers if each.candidate == candidate]
     for each in trials.counted(engine, segments):
-        if each.slices is not None:
+        if each.slices is not None and each.state["footing"]["policy"] == footing.policy:
             slices.absorb(Slices.restored(each.slices))
+    beside = rivals(candidate, headers)
     return Found(
         name=candidate,
-        courses=courses(
-            lambda: ((row.at, row.sight) for row in comparisons.each(engine, task, candidate)),
-            terms=settings.shadow.gates.terms(),
-            measure=measure(settings),
-        ),
+        alpha=spent(terms.alpha, rivals=beside, place=place),
+        courses=courses(rows, terms=terms, measure=by, rivals=beside, place=place),
         slices=slices,
         worst=tuple(comparisons.worst(engine, task, candidate, limit=50)),
     )

@@ -11,7 +11,7 @@ import typer
 
 from gateway.cli.remote import Admin, Gateways, KeyFile, reach
 from gateway.cli.terminal import AsJson, Config, print_json, print_tables, table
-from gateway.errors import UsageError
+from gateway.errors import ServingError, UnderstudyError, UsageError
 
 students = typer.Typer(help="See and change who serves, while it serves.", no_args_is_help=True)
 
@@ -114,14 +114,18 @@ def rollback(
     key_file: KeyFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """End the canary, or let the previous bundle serve again; promotion is frozen then."""
+    """End the canary, or let the previous bundle serve again; promotion is frozen then.
+
+    Every gateway is told, also where another one cannot be reached.
+    """
     gateways = reach(config, admin, key_file)
     task = task or _only_task(gateways)
-    _, reply = next(gateways.each("GET", _PATH))
-    shown = next((each for each in reply["tasks"] if each["task"] == task), None)
+    found = gateways.first(_PATH)["tasks"]
+    shown = next((each for each in found if each["task"] == task), None)
     going = None if shown is None else (shown["canary"] or {}).get("bundle", shown["serving"])
     # So that no replica which has followed the first one already goes on to the one before.
-    _change("rollback", {"why": why, "leaving": going}, gateways, task, as_json=as_json)
+    said = {"why": why, "leaving": going}
+    _change("rollback", said, gateways, task, as_json=as_json, everywhere=True)
 
 
 @students.command("promote")
@@ -166,8 +170,12 @@ def freeze(
     key_file: KeyFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let nobody be promoted, and no canary take a further step."""
-    _change("freeze", {"why": why}, reach(config, admin, key_file), task, as_json=as_json)
+    """Let nobody be promoted, and no canary take a further step.
+
+    Every gateway is told, also where another one cannot be reached.
+    """
+    gateways = reach(config, admin, key_file)
+    _change("freeze", {"why": why}, gateways, task, as_json=as_json, everywhere=True)
 
 
 @students.command("unfreeze")
@@ -184,15 +192,48 @@ def unfreeze(
 
 
 def _change(
-    verb: str, said: Mapping[str, Any], gateways: Gateways, task: str | None, *, as_json: bool
+    verb: str,
+    said: Mapping[str, Any],
+    gateways: Gateways,
+    task: str | None,
+    *,
+    as_json: bool,
+    everywhere: bool = False,
 ) -> None:
+    """Tell the gateways in turn; `everywhere`: whatever another one says, and then raise it."""
     import json
     from urllib.parse import quote
 
     task = task or _only_task(gateways)
     path = f"{_PATH}/{quote(task, safe='')}/{verb}"
     body = json.dumps(said).encode()
-    replies = list(gateways.each("POST", path, body=body, kind="application/json"))
+    kind, wrong = "application/json", list[UnderstudyError]()
+    if everywhere:
+        replies, wrong = gateways.all("POST", path, body=body, kind=kind)
+    else:
+        replies = list(gateways.each("POST", path, body=body, kind=kind))
+    if replies:
+        _print_changes(replies, task, as_json=as_json)
+    if wrong:
+        raise _not_everywhere(replies, wrong)
+
+
+def _not_everywhere(
+    replies: Sequence[tuple[str, Any]], wrong: Sequence[UnderstudyError]
+) -> UnderstudyError:
+    """What went wrong, of several gateways as one error."""
+    if not replies and len(wrong) == 1:
+        return wrong[0]
+    return ServingError(
+        "; ".join(each.message for each in wrong),
+        mend=f"done at {', '.join(url for url, _ in replies) or 'none of them'}; a gateway that "
+        "shares the registry with one of these follows by itself",
+    )
+
+
+def _print_changes(
+    replies: Sequence[tuple[str, dict[str, Any]]], task: str, *, as_json: bool
+) -> None:
     if as_json:
         print_json([{"url": url, **reply} for url, reply in replies])
         return
@@ -217,8 +258,7 @@ def _on_the_way(reply: Mapping[str, Any]) -> Iterable[str]:
 
 
 def _only_task(gateways: Gateways) -> str:
-    _, reply = next(gateways.each("GET", _PATH))
-    names = [each["task"] for each in reply["tasks"]]
+    names = [each["task"] for each in gateways.first(_PATH)["tasks"]]
     if len(names) != 1:
         raise UsageError("there are several tasks", mend=f"name one of them: {', '.join(names)}")
     return str(names[0])

@@ -306,11 +306,12 @@ def costs_of(
     number, and for a right answer that costs something without `right_may_cost`.
     """
     choice = head.kind is HeadKind.CHOICE
-    columns = head.labels if choice else _FLAG_COLUMNS
+    labels = _places(head.labels)
+    columns = labels if choice else _places(_FLAG_COLUMNS)
     matrix = 1.0 - np.eye(len(head.labels)) if choice else np.ones((len(head.labels), 2))
     for true, row in table.items():
         for said, cost in row.items():
-            place = _place(head.labels, true, where), _place(columns, said, where)
+            place = _place(labels, true, where), _place(columns, said, where)
             if not (math.isfinite(cost) and cost >= 0.0):
                 raise SettingsError(
                     f"{where}: {true} said as {said} costs {cost}",
@@ -324,7 +325,7 @@ def costs_of(
             matrix[place] = cost
     teacher = np.zeros(len(head.labels))
     for label, loss in taught.items():
-        teacher[_place(head.labels, label, where)] = loss
+        teacher[_place(labels, label, where)] = loss
     if choice:
         return ChoiceCosts(head.name, head.labels, matrix, teacher)
     missed, raised = np.ascontiguousarray(matrix.T)
@@ -335,22 +336,26 @@ def critical_of(
     heads: Sequence[Head], named: Mapping[str, Sequence[str]], threshold: float, *, where: str
 ) -> Critical:
     """The critical labels of a task, by head. Raises SettingsError for one that is not there."""
-    places = {head.name: place for place, head in enumerate(heads)}
+    places = _places([head.name for head in heads])
     found = []
     for name, labels in named.items():
-        place = _place(list(places), name, where)
-        head = heads[place]
-        at = {label: _place(head.labels, label, f"{where}.{name}") for label in labels}
+        place = _place(places, name, where)
+        head, known = heads[place], _places(heads[place].labels)
+        at = {label: _place(known, label, f"{where}.{name}") for label in labels}
         found.append(CriticalHead(name, place, head.kind is HeadKind.CHOICE, at))
     return Critical(tuple(found), threshold)
 
 
-def _place(labels: Sequence[str], label: str, where: str) -> int:
-    if label not in labels:
+def _places(names: Sequence[str]) -> Mapping[str, int]:
+    return {name: place for place, name in enumerate(names)}
+
+
+def _place(places: Mapping[str, int], name: str, where: str) -> int:
+    if name not in places:
         raise SettingsError(
-            f"{where}: there is no {label!r} there", mend=f"name one of: {', '.join(labels)}"
+            f"{where}: there is no {name!r} there", mend=f"name one of: {', '.join(places)}"
         )
-    return labels.index(label)
+    return places[name]
 
 
 def _number(cell: str) -> float:

@@ -64,3 +64,10 @@ class DriftSettings(Part):
         description="one that is stale, beside doubled audits: strict: each answer of the student "
         "needs a score of 1 - alpha; escalate: it is void; warn: it holds as it did",
     )
+    # The rhythm of a day moves a share of 15 % by 2 points to either side and less than this; what
+    # strange texts do to a score passes it.
+    least: Annotated[float, Field(ge=0.0, lt=2.0)] = Field(
+        default=0.15,
+        description="how far a signal has to move, in its own standard deviations: a share of 15 % "
+        "by 5 points, one of 5 % by 3",
+    )

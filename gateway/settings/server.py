@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from gateway.settings.part import Name, Part
 
 _ANYWHERE = frozenset({"", "0.0.0.0", "::"})  # noqa: S104  hosts that stand for every other
+# Who changes something where no key does, as the log of changes says it: no key may pass for them.
+_OURS = frozenset({"SIGHUP", "alarm", "automatic", "canary", "start"})
 
 
 class ServerSettings(Part):
@@ -41,10 +43,16 @@ class AdminSettings(Part):
     port: int = Field(default=8081, ge=0, le=65535, description="of the first replica; 0: free")
 
 
+def _not_ours(name: str) -> str:
+    if name in _OURS:
+        raise ValueError(f"{name} is who changes something by itself; name the key otherwise")
+    return name
+
+
 class KeySettings(Part):
     """An API key, as `understudy key` prints it. The key itself is stored nowhere."""
 
-    name: Name
+    name: Annotated[Name, AfterValidator(_not_ours)]
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     role: Literal["client", "admin"] = Field(
         default="client", description="admin: may also change what serves"

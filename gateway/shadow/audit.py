@@ -58,7 +58,7 @@ class Auditor:
         self._teacher = teacher
         self._prices = prices
         self._audience = Audience(observers)
-        self._tell_skipped = skipped
+        self._told_of_skips = [skipped]
         self._running: set[asyncio.Task[None]] = set()
         self._poor_until = 0.0  # as time.perf_counter gives it
         self.skipped = Counter(dict.fromkeys(Skip, 0))
@@ -88,6 +88,10 @@ class Auditor:
         """Ask this teacher from now on, at these prices."""
         self._teacher = teacher
         self._prices = prices
+
+    def tell_skips(self, told: Callable[[Answer], None]) -> None:
+        """From now on that one is told of skipped audits too."""
+        self._told_of_skips.append(told)
 
     async def close(self) -> None:
         """Wait for the audits that run."""
@@ -124,4 +128,5 @@ class Auditor:
 
     def _skip(self, answer: Answer, cause: Skip) -> None:
         self.skipped[cause] += 1
-        self._tell_skipped(answer)
+        for told in self._told_of_skips:
+            told(answer)

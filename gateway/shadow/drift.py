@@ -155,11 +155,6 @@ class Traffic:
         """What this signal was says nothing of what it will be: it begins anew."""
         self._windows[signal] = Window(least=self._least)
 
-    def renew(self) -> None:
-        """What the traffic is now is what it should be: a new certificate has been issued."""
-        for window in self._windows.values():
-            window.renew()
-
     def saved(self) -> dict[str, Any]:
         """The state as plain numbers: of all windows by signal, and of what is beside them."""
         windows = {signal.value: window.saved() for signal, window in self._windows.items()}

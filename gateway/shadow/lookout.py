@@ -34,7 +34,7 @@ class Lookout:
         """Look at this canary from now on, whose step began at `since`, on these terms.
 
         A step is a new count, another student a new watch. Of terms that change while a canary is
-        watched, those streams go on that have the same limit as before.
+        watched, those streams go on that have the same limit as before, and are of the same thing.
         """
         before, self._canary = self._canary, canary
         same = before is not None and canary is not None and before.rung.name == canary.rung.name

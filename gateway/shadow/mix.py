@@ -112,8 +112,8 @@ class Mix:
         self._late[said] += 1
 
     def makeup(self) -> Makeup:
-        """What it says by now: it is reckoned anew after a hundred rows."""
-        if self._makeup is None:
+        """What it says by now: after the first hundred rows it is reckoned anew in each hundred."""
+        if self._makeup is None or self._first.total() < _BLOCK:
             self._makeup = self._reckoned()
         return self._makeup
 

@@ -41,6 +41,7 @@ class Trialled:
     """What a page shows of a candidate."""
 
     name: str
+    alpha: float  # that it may spend by now
     courses: Courses
     slices: Slices
     worst: tuple[Disagreement, ...]
@@ -61,6 +62,10 @@ def page(task: str, candidates: Sequence[Trialled]) -> str:
 
 def _candidate(found: Trialled) -> Iterator[str]:
     yield f"<h2>{escape(found.name)}</h2>"
+    yield (
+        f'<p class="note">It may spend {found.alpha:.4g} of alpha. Shown is what was seen on the '
+        "footing of its last comparison: under the same policy, and beside the same student.</p>"
+    )
     yield _findings(found.courses)
     for gate, points in found.courses.items():
         if any(point.finding.pairs for point in points):
@@ -95,11 +100,11 @@ def _counts(kind: str, parts: Mapping[str, Counts]) -> str:
             [
                 escape(name),
                 str(counts.compared),
-                _share(counts.other_than_serving, counts.compared),
+                _share(counts.other_than_serving, counts.paired),
                 _share(counts.escalated, counts.compared),
                 str(counts.with_teacher),
                 _share(counts.other_than_teacher, counts.with_teacher),
-                _share(counts.serving_other_than_teacher, counts.with_teacher),
+                _share(counts.serving_other_than_teacher, counts.paired_with_teacher),
             ]
         )
         for name, counts in sorted(parts.items(), key=lambda part: -part[1].compared)

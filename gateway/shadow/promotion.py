@@ -15,6 +15,7 @@ how hard they are; whoever adds them sees to that.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -25,6 +26,7 @@ from gateway.errors import SettingsError
 from gateway.shadow.evidence import Evidence, Kind
 
 _DAY_S = 24 * 3600.0
+_SILENCE_S = 6 * 3600.0  # between two rows of a gate: what is longer is no part of its test
 
 Span = tuple[float, float]  # from when to when, in seconds since the epoch
 
@@ -136,7 +138,8 @@ class Terms:
     `alpha` is the probability, at most, of promoting one that should fail a gate, and of rejecting
     one that should pass all. `minimum_s` and `cycle_s`, seconds, are how long each gate is under
     test at least: traffic repeats by day and by week, and a part of it is no sample of the whole.
-    Time in which nothing was compared does not count. `cap` is the
+    That time runs from one row that says something of the gate to the next, and a silence of more
+    than six hours does not count. `cap` is the
     rows of a gate after which it is inconclusive. Raises SettingsError for terms that cannot be.
     """
 
@@ -184,6 +187,7 @@ class Finding:
     standing: Standing
     limit: float
     pairs: int  # rows that say something about it
+    compared: int  # rows that were looked at for that
     value: float | None  # their mean; None before the first
     lower: float  # above the limit: failed
     upper: float  # below the limit: passed
@@ -203,19 +207,23 @@ class Verdict:
 
 
 class Saved(TypedDict):
-    """The state of a trial as plain numbers. `spans`: from when to when each gate was tested."""
+    """The state of a trial as plain numbers, most of them by gate.
+
+    `compared`: rows that were looked at; `spans`: from when to when it was tested.
+    """
 
     began: float
     footing: dict[str, Any]
     limits: dict[str, float]
     counts: dict[str, list[float]]
+    compared: dict[str, int]
     spans: dict[str, list[list[float]]]
 
 
 class Trial:
     """One candidate under test, on one footing. `began`: in seconds since the epoch."""
 
-    __slots__ = ("_evidence", "_spans", "began", "footing", "terms")
+    __slots__ = ("_compared", "_evidence", "_spans", "began", "footing", "terms")
 
     def __init__(self, terms: Terms, *, began: float, footing: Footing = _PLAIN) -> None:
         self.terms = terms
@@ -224,7 +232,8 @@ class Trial:
         self._evidence = {
             gate: Evidence(_GATES[gate].kind) for gate in Gate if gate in terms.limits
         }
-        self._spans: dict[Gate, list[Span]] = {gate: [(began, began)] for gate in self._evidence}
+        self._spans: dict[Gate, list[Span]] = {gate: [] for gate in self._evidence}
+        self._compared = Counter(dict.fromkeys(self._evidence, 0))
 
     @property
     def until(self) -> float:
@@ -238,22 +247,31 @@ class Trial:
 
     def since(self, gate: Gate) -> float:
         """When the gate was first under test, in seconds since the epoch."""
-        return min(began for began, _ in self._spans[gate])
+        return min((began for began, _ in self._spans[gate]), default=self.began)
 
-    def add(self, pair: Pair, *, at: float | None = None, footing: Footing | None = None) -> None:
-        """Observe a compared request, at that time: it was tested until then.
+    def add(
+        self,
+        pair: Pair,
+        *,
+        at: float | None = None,
+        footing: Footing | None = None,
+        again: bool = False,
+    ) -> None:
+        """Observe a compared request, at that time: the gates of which it says something heard it.
 
-        With a `footing`, only the gates for which that counts.
+        With a `footing`, only the gates for which that counts. `again`: it was observed before, and
+        now somebody has said more of it.
         """
         for gate, evidence in self._evidence.items():
             if footing is not None and not self.footing.bears(gate, footing):
                 continue
+            self._compared[gate] += not again
             value = _GATES[gate].read(pair)
-            if value is not None:
-                evidence.add(value)
+            if value is None:
+                continue
+            evidence.add(value)
             if at is not None:
-                began, end = self._spans[gate][-1]
-                self._spans[gate][-1] = (began, max(end, at))
+                self._spans[gate] = _joined([*self._spans[gate], (at, at)])
 
     def absorb(self, saved: Saved) -> None:
         """Add what was seen elsewhere of the same candidate. Raises DataError.
@@ -263,6 +281,7 @@ class Trial:
         for gate in self._shared(saved):
             counts = saved["counts"].get(gate, [])
             self._evidence[gate].counts += Evidence.restored(_GATES[gate].kind, counts).counts
+            self._compared[gate] += saved.get("compared", {}).get(gate, 0)
             spans = ((begin, end) for begin, end in saved["spans"].get(gate, []))
             self._spans[gate] = _joined([*spans, *self._spans[gate]])
             self.began = min(self.began, saved["began"])
@@ -295,6 +314,7 @@ class Trial:
             footing=asdict(self.footing),
             limits={gate.value: self.terms.limits[gate] for gate in self._evidence},
             counts={gate.value: evidence.saved() for gate, evidence in self._evidence.items()},
+            compared={gate.value: rows for gate, rows in self._compared.items()},
             spans={gate.value: [list(each) for each in self._spans[gate]] for gate in self._spans},
         )
 
@@ -336,6 +356,7 @@ class Trial:
             standing=standing,
             limit=limit,
             pairs=evidence.rows,
+            compared=self._compared[gate],
             value=evidence.mean,
             lower=evidence.lower(refuting),
             upper=evidence.upper(alpha),
@@ -348,7 +369,8 @@ def spent(alpha: float, *, rivals: int = 1, place: int | None = None) -> float:
 
     `rivals`: candidates that are under test at the same time (Bonferroni). `place`: 1, 2, 3, ... in
     a sequence without end, of which one is promoted wrongly with probability alpha at most: the
-    shares 6 / (pi j)^2 sum to 1. None: no sequence, each candidate has its own alpha.
+    shares 6 / (pi j)^2 sum to 1. None: no sequence, each test has its own alpha. A candidate on
+    another footing, or under other limits, is another test: then the promise is one for each.
     """
     if rivals < 1 or (place is not None and place < 1):
         raise ValueError(f"candidates are counted from 1, not {rivals} and {place}")
@@ -381,10 +403,10 @@ def _lost(ours: _Known, theirs: _Known) -> float | None:
 
 
 def _joined(spans: Iterable[Span]) -> list[Span]:
-    """The times that lie in one of them at least: two processes at once are no longer a test."""
+    """The times that lie in one of them, or between two: both at once are no longer a test."""
     found: list[Span] = []
     for began, end in sorted(spans):
-        if found and began <= found[-1][1]:
+        if found and began <= found[-1][1] + _SILENCE_S:
             found[-1] = (found[-1][0], max(found[-1][1], end))
         else:
             found.append((began, end))

@@ -118,6 +118,7 @@ class Runner:
         pause_s: float = _PAUSE_S,
     ) -> None:
         self.name = name
+        self.taken = 0  # texts that were offered and not refused
         self.shed = Counter(dict.fromkeys(Shed, 0))
         self.lapses = Counter(dict.fromkeys(Lapse, 0))
         self.ended = ""  # why it was stopped, in words
@@ -140,6 +141,12 @@ class Runner:
         return next((state for state in order if state in states), State.STOPPED)
 
     @property
+    def shown(self) -> float:
+        """The share of the texts that were offered which were not refused; 1 before the first."""
+        offered = self.taken + self.shed.total()
+        return self.taken / offered if offered else 1.0
+
+    @property
     def depth(self) -> int:
         """Texts that wait."""
         return len(self._queue)
@@ -155,6 +162,7 @@ class Runner:
         if len(self._queue) >= self._capacity or self._characters + len(text) > _CHARACTERS:
             self.shed[Shed.FULL] += 1
             return False
+        self.taken += 1
         self._queue.append((text, done))
         self._characters += len(text)
         for lane in self._lanes:

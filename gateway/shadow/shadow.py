@@ -13,7 +13,10 @@ comes over and over, so that what is shown is a fair share of the traffic whatev
 
 What a label proves must not depend on how hard the request was. The teacher sees every escalated
 request, and of the confident ones a small share, by the uniform coin of the audit. So of the
-escalated ones the same share is drawn here, by a lot, and only those count as drawn by chance.
+escalated ones the same share is drawn here, by a lot, and only those count as drawn by chance. Some
+audits never come (the teacher has no room, or fails): then the escalated ones after that draw do
+not count either, up to the next. Else they would weigh too much, and most candidates escalate them
+too, and differ from nobody there.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -48,7 +51,8 @@ from gateway.types import (
 )
 
 _SHOWN, _COUNTED, _AGAIN = "shown", "counted", "again"  # what a lot is drawn for
-_WAITING = 1024  # answers whose audit is waited for at once; of more it is not
+_WAITING = 1024  # audits that are waited for at once, and answers that wait for one of them
+_SPEAKS_S = 3600.0  # for how long a draw says how audits go: where all is escalated none follows it
 _TOLD_S = 0.1  # that comparisons are gathered: each commit of the store costs as much as a request
 _ASKED_AGAIN = 4  # calls at once: live requests and audits come first
 
@@ -138,7 +142,8 @@ class Shadow:
         self._teacher = teacher
         self._onlookers = tuple(onlookers)
         self._uniform = uniform
-        self._views: dict[str, _View] = {}  # by the answer's id, while an audit is awaited
+        self._draws: dict[str, _Draw] = {}  # by the answer's id, while its audit is awaited
+        self._last: _Draw | None = None  # of the uniform coin
         self._asking: set[asyncio.Task[None]] = set()
         self._untold: list[Comparison] = []  # which the onlookers have yet to hear of
 
@@ -189,45 +194,81 @@ class Shadow:
             for each in self.candidates
             if each.bundle != itself and drawn(answer.id, each.name, share)
         ]
-        if chosen:
-            view = _View(answer, share, self._tell)
-            if sum(view.show(each) for each in chosen):
-                self._look(view)
+        view = _View(answer, share, self._tell) if chosen else None
+        if view is not None and not sum(view.show(each) for each in chosen):
+            view = None
+        if answer.coin is Coin.UNIFORM or (answer.coin is not None and view is not None):
+            self._wait(answer, view)
+        elif view is not None:
+            self._look(view)
 
     def audited(self, audit: Audit) -> None:
-        """The teacher's view of an answer has come, which a comparison may wait for."""
-        view = self._views.pop(audit.answer.id, None)
-        if view is not None:
-            view.teacher, view.source = audit.teacher, Source.AUDIT
-            view.by_chance = audit.answer.coin is Coin.UNIFORM
-            self._ask_again(view)
+        """The teacher's view of an answer has come, which comparisons may wait for."""
+        self._settle(audit.answer.id, audit)
+
+    def unaudited(self, answer: Answer) -> None:
+        """The teacher will not look at this answer, although it was drawn."""
+        self._settle(answer.id, None)
 
     def close(self) -> None:
         """Wait for nothing any more: what the candidates have said is told as it is."""
         for task in self._asking:
             task.cancel()
-        for view in list(self._views.values()):
-            view.complete()
-        self._views.clear()
+        for name in list(self._draws):
+            self._settle(name, None)
         self._pass_on()
 
     def _look(self, view: _View) -> None:
-        """See to it that the teacher's view, where one is to come, is there in the end."""
-        answer = view.answer
-        if answer.route is Route.TEACHER and answer.teacher is not None:
-            view.teacher, view.source = answer.teacher, Source.ESCALATED
-            view.by_chance = answer.auditable and lot(_COUNTED, answer.id) < self._uniform
-            self._ask_again(view)
-        elif answer.coin is not None and len(self._views) < _WAITING:
-            self._views[answer.id] = view
-            loop = asyncio.get_running_loop()
-            loop.call_later(self.sampling.audit_wait_s, self._give_up, answer.id)
-        else:
+        """Whether the teacher's view, where it is there, counts, may depend on the draw before."""
+        answer, draw = view.answer, self._last
+        if answer.route is not Route.TEACHER or answer.teacher is None:
             view.complete()
+            return
+        view.teacher, view.source = answer.teacher, Source.ESCALATED
+        view.by_chance = answer.auditable and lot(_COUNTED, answer.id) < self._uniform
+        if not view.by_chance or draw is None or answer.at - draw.at > _SPEAKS_S:
+            self._ask_again(view)
+        elif draw.came is not None:
+            self._follow(view, draw)
+        else:
+            draw.others.append(view)
+            if len(draw.others) > _WAITING:
+                self._settle(draw.name, None)
 
-    def _give_up(self, name: str) -> None:
-        view = self._views.pop(name, None)
-        if view is not None:
+    def _wait(self, answer: Answer, view: _View | None) -> None:
+        """Wait for an audit, for so long and no longer."""
+        draw = self._draws[answer.id] = _Draw(answer.id, answer.at, view)
+        if answer.coin is Coin.UNIFORM:
+            self._last = draw
+        if len(self._draws) > _WAITING:
+            self._settle(answer.id, None)
+        else:
+            loop = asyncio.get_running_loop()
+            loop.call_later(self.sampling.audit_wait_s, self._settle, answer.id, None)
+
+    def _settle(self, name: str, audit: Audit | None) -> None:
+        """An audit has come, or never will; what has waited for it goes on."""
+        draw = self._draws.pop(name, None)
+        if draw is None:
+            return
+        draw.came = audit is not None
+        view, others = draw.view, draw.others
+        draw.view, draw.others = None, []
+        if view is not None and audit is not None:
+            view.teacher, view.source = audit.teacher, Source.AUDIT
+            view.by_chance = audit.answer.coin is Coin.UNIFORM
+            self._ask_again(view)
+        elif view is not None:
+            view.complete()
+        for each in others:
+            self._follow(each, draw)
+
+    def _follow(self, view: _View, draw: _Draw) -> None:
+        """An escalated request counts as the draw before it does."""
+        if draw.came:
+            self._ask_again(view)
+        else:
+            view.by_chance = False
             view.complete()
 
     def _ask_again(self, view: _View) -> None:
@@ -282,6 +323,20 @@ class Shadow:
 
 def _refused(runner: Runner) -> dict[str, int]:
     return {cause.value: count for cause, count in runner.shed.items()}
+
+
+@dataclass(slots=True)
+class _Draw:
+    """A confident answer that was drawn for an audit, and whether that came; None: not yet.
+
+    What waits for it is its own view, and those of escalated requests up to the next draw.
+    """
+
+    name: str
+    at: float
+    view: _View | None
+    came: bool | None = None
+    others: list[_View] = field(default_factory=list)
 
 
 class _View:

@@ -22,7 +22,10 @@ _LONGER = "longer"
 
 @dataclass(slots=True)
 class Counts:
-    """Requests of a slice. The first two are of all, the others of those with a teacher's view."""
+    """Requests of a slice: all, those with a teacher's view, and of each the pairs with who serves.
+
+    A request that a canary answered is no pair: who serves did not speak.
+    """
 
     compared: int = 0
     other_than_serving: int = 0
@@ -30,6 +33,8 @@ class Counts:
     other_than_teacher: int = 0
     serving_other_than_teacher: int = 0
     escalated: int = 0  # the candidate would have
+    paired: int = 0
+    paired_with_teacher: int = 0
 
     def plus(self, other: Counts) -> Counts:
         """Both together."""
@@ -84,8 +89,12 @@ class Slices:
             other_than_serving=int(serving is not None and said != serving),
             with_teacher=int(teacher is not None),
             other_than_teacher=int(teacher is not None and said != teacher),
-            serving_other_than_teacher=int(paired and teacher is not None and serving != teacher),
+            serving_other_than_teacher=int(
+                serving is not None and teacher is not None and serving != teacher
+            ),
             escalated=int(comparison.escalates),
+            paired=int(serving is not None),
+            paired_with_teacher=int(serving is not None and teacher is not None),
         )
         self.whole = self.whole.plus(seen)
         for kind, value in self._places(comparison):
@@ -102,8 +111,10 @@ class Slices:
                 other_than_serving=int(theirs is not None and ours != theirs),
                 with_teacher=int(known),
                 other_than_teacher=int(known and ours != right),
-                serving_other_than_teacher=int(paired and known and theirs != right),
+                serving_other_than_teacher=int(theirs is not None and known and theirs != right),
                 escalated=int(comparison.escalates),
+                paired=int(theirs is not None),
+                paired_with_teacher=int(theirs is not None and known),
             )
             self.heads[head] = self.heads.get(head, Counts()).plus(of_head)
 

@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self, TypedDict
 
+import orjson
+
 from gateway.errors import DataError
 from gateway.routing.severity import Critical
 from gateway.shadow.alarm import Alarm, Kept, Level
@@ -46,12 +48,31 @@ class Terms:
 
     `limits` are shares in (0, 1); `apart` is the mean number of rows between two false alarms of
     all streams together. `latency_s`: what an answer of the student may take, in seconds.
+    `policy`: a fingerprint of what decides which of its answers go out.
     """
 
     limits: Mapping[Stream, float]
     apart: float = 20_000.0
     latency_s: float | None = None
     critical: Critical | None = None
+    policy: str = ""
+
+    def measured(self, stream: Stream) -> str:
+        """In short what the rows of a stream are of: under other words they are of another thing.
+
+        Failures, and disagreement whoever answered, are the same under all terms.
+        """
+        match stream:
+            case Stream.ERROR:
+                return self.policy
+            case Stream.CRITICAL:
+                heads = self.critical.heads if self.critical else ()
+                said = {head.name: sorted(head.labels) for head in heads}
+                return orjson.dumps([self.policy, said]).decode()
+            case Stream.LATENCY:
+                return str(self.latency_s)
+            case _:
+                return ""
 
     def watches(self, stream: Stream) -> bool:
         """Whether there is a limit, and something to hold against it."""
@@ -81,8 +102,9 @@ class Reading:
 
 
 class KeptStream(TypedDict):
-    """The state of a stream as plain numbers."""
+    """The state of a stream as plain numbers, and `of` what it is, see `Terms.measured`."""
 
+    of: str
     alarm: Kept
     high: float
 
@@ -163,12 +185,14 @@ class Streams:
     def saved(self) -> dict[str, KeptStream]:
         """The state of all, by name. The second that runs is not in it."""
         return {
-            stream.value: KeptStream(alarm=alarm.saved(), high=self._high[stream])
+            stream.value: KeptStream(
+                of=self.terms.measured(stream), alarm=alarm.saved(), high=self._high[stream]
+            )
             for stream, alarm in self._alarms.items()
         }
 
     def restore(self, kept: Mapping[str, KeptStream]) -> Self:
-        """Go on from what was saved; a stream that is new, or has another limit, begins anew.
+        """Go on from what was saved; one that is new, or of another limit or thing, begins anew.
 
         Raises DataError where what was kept is no state of a stream.
         """
@@ -176,6 +200,8 @@ class Streams:
             found = kept.get(stream.value)
             try:
                 if found is None or found["alarm"]["limit"] != alarm.limit:
+                    continue
+                if found["of"] != self.terms.measured(stream):
                     continue
                 high = float(found["high"])
                 alarm.restore(found["alarm"])

@@ -48,7 +48,9 @@ class Moments:
     @property
     def possible(self) -> bool:
         """Whether observations in [0, 1] can have them; nothing that is not a number is."""
-        return 1.0 <= self.rows < math.inf and 0.0 <= self.mean <= 1.0 and 0.0 <= self.variance <= 1.0
+        return (
+            1.0 <= self.rows < math.inf and 0.0 <= self.mean <= 1.0 and 0.0 <= self.variance <= 1.0
+        )
 
     def differs(self, other: Moments, delta: float, least: float = 0.0) -> bool:
         """Whether the means are farther apart than chance would have them (the paper's bound).
@@ -96,9 +98,9 @@ class Kept(TypedDict):
 class Window:
     """The mean of a signal since it last changed by more than `least` standard deviations of it.
 
-    What it was remains as `before`, until the signal has come back to that or `renew` is called.
-    Where it comes back the two are one stretch again: a signal that moves in small steps is held
-    against where it began, and not against the step before.
+    What it was remains as `before`, until the signal has come back to that. Then the two are one
+    stretch again: a signal that moves in small steps is held against where it began, and not
+    against the step before.
     """
 
     __slots__ = ("_buckets", "_delta", "_least", "_needed", "_until_look", "before", "rows")
@@ -146,10 +148,6 @@ class Window:
             changed = True
         self._return()
         return changed
-
-    def renew(self) -> None:
-        """What it is now is what it should be: a new certificate has been issued for it."""
-        self.before = None
 
     def saved(self) -> Kept:
         """The state as plain numbers."""

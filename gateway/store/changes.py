@@ -56,7 +56,7 @@ class What(StrEnum):
 
 # What says, as `new`, who serves from then on.
 _SERVES = (What.START, What.SWAP, What.ROLLBACK, What.RELOAD, What.TAKEOVER)
-_LATELY = 1000  # rows of a task among which one that is owed is looked for
+_LATELY = 1000  # rows of a task that are looked through: for one that is owed, or who serves
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,11 +263,22 @@ def _row(found: RowMapping) -> Row:
 
 
 def _serving(connection: Connection, task: str) -> str | None:
-    """The student that serves the task, as far as the log knows."""
+    """The student that serves the task, as far as the log knows.
+
+    A row that was withdrawn by a later one says nothing.
+    """
     columns = changes.c
-    served = (columns.task == task) & columns.what.in_(_SERVES)
-    query = select(columns.new).where(served).order_by(columns.number.desc())
-    return connection.scalar(query.limit(1))
+    told = (columns.task == task) & columns.what.in_((*_SERVES, What.WITHDRAWN))
+    query = select(columns.what, columns.old, columns.new).where(told)
+    withdrawn: list[tuple[str | None, str | None]] = []
+    for what, old, new in connection.execute(query.order_by(columns.number.desc()).limit(_LATELY)):
+        if what == What.WITHDRAWN:
+            withdrawn.append((new, old))  # as it stood in the row that it takes back
+        elif (old, new) in withdrawn:
+            withdrawn.remove((old, new))
+        else:
+            return None if new is None else str(new)
+    return None
 
 
 def _known(connection: Connection, task: str) -> frozenset[object]:

@@ -59,16 +59,12 @@ def keep(connection: Connection, found: Sequence[Comparison]) -> None:
     connection.execute(insert, [_row(each) for each in found])
 
 
-def each(
-    engine: Engine, task: str, candidate: str, *, since: float | None = None
-) -> Iterator[Compared]:
+def each(engine: Engine, task: str, candidate: str) -> Iterator[Compared]:
     """All comparisons of a candidate, the oldest first; only a page is ever in memory."""
     column, last = comparisons.c.record, ""
     page = select(comparisons).where(
         comparisons.c.task == task, comparisons.c.candidate == candidate
     )
-    if since is not None:
-        page = page.where(comparisons.c.at >= since)
     page = page.order_by(column).limit(_PAGE)
     while True:
         with engine.connect() as connection:

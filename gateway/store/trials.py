@@ -8,7 +8,7 @@ evidence stay: who forgot them could try a candidate until it passes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -31,7 +31,8 @@ _DEAD_S = 2 * DAY_S  # after which a segment that nobody has ended belongs to no
 class Header:
     """Which candidate a segment is of, and from when to when, in seconds since the epoch.
 
-    `sliced`: whether it has slices, which are forgotten one day.
+    `sliced`: whether it has slices, which are forgotten one day. `footing`, as JSON, and `limits`
+    by gate say which test it is part of: under others another one begins.
     """
 
     segment: str
@@ -39,6 +40,8 @@ class Header:
     began: float
     until: float
     sliced: bool
+    footing: bytes
+    limits: frozenset[tuple[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +65,16 @@ class Counted:
     @property
     def header(self) -> Header:
         """Without what was counted."""
-        sliced = self.slices is not None
-        return Header(self.segment, self.candidate, self.began, self.until, sliced)
+        sliced, state = self.slices is not None, self.state
+        where = (self.segment, self.candidate, self.began, self.until, sliced)
+        return Header(*where, *about(state["footing"], state["limits"]))
+
+
+def about(
+    footing: Mapping[str, Any], limits: Mapping[str, float]
+) -> tuple[bytes, frozenset[tuple[str, float]]]:
+    """A footing and limits by gate, as a header has them."""
+    return orjson.dumps(footing, option=orjson.OPT_SORT_KEYS), frozenset(limits.items())
 
 
 Total = Callable[[Sequence[Counted]], Counted]
@@ -103,13 +114,17 @@ def headers(engine: Engine, task: str) -> list[Header]:
     """All segments of the task's candidates, whoever they were. Raises RecordsUnavailable."""
     columns = trials.c
     sliced = columns.slices.is_not(None)
-    query = select(columns.segment, columns.candidate, columns.began, columns.until, sliced)
+    what = (columns.state["footing"], columns.state["limits"])
+    query = select(columns.segment, columns.candidate, columns.began, columns.until, sliced, *what)
     with (
         unless_troubled("what was counted of candidates is not read"),
         engine.connect() as connection,
     ):
         rows = connection.execute(query.where(columns.task == task)).all()
-    return [Header(*row) for row in rows]
+    return [
+        Header(segment, candidate, began, until, has, *about(footing, limits))
+        for segment, candidate, began, until, has, footing, limits in rows
+    ]
 
 
 def counted(engine: Engine, segments: Collection[str]) -> list[Counted]:

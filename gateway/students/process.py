@@ -51,8 +51,8 @@ class ProcessWorker:
     """The parent's end of a student's process. It belongs to the event loop it was made on.
 
     `student` is the same bundle, opened here: it turns logits into predictions. `environment` is
-    that of the child. `aside`: it only gets the processor that nobody else wants, and runs texts one
-    after the other, so that each has a time of its own.
+    that of the child. `aside`: it only gets the processor that nobody else wants, and runs texts
+    one after the other, so that each has a time of its own.
     """
 
     ahead = 2  # the child goes on with the next batch while the loop is busy with this one's

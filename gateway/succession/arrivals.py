@@ -3,16 +3,21 @@
 Replicas that share the registry look at roles.json and do as it says, and so does a restart. A look
 waits for no student: those that are missing are loaded aside, and hold when they are ready, if they
 are still named. Who cannot be loaded is tried again a little later; so long the task goes on.
+Whom a rollback would let serve is loaded last, so that the way back is short after a restart too.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 
 import structlog
 
 from gateway.errors import Conflict, UnderstudyError
+from gateway.students.registry import Roles
+from gateway.students.vacancy import NO_STUDENT
 from gateway.succession.change import Ready, Wanted
+from gateway.succession.roles import heirs
 from gateway.succession.stage import Stage
 from gateway.succession.wings import Wings
 
@@ -29,7 +34,9 @@ class Arrivals:
         self._wings = wings
         self._loading: asyncio.Task[None] | None = None
         self._wanted: Wanted | None = None  # whom it loads, or could not load
-        self._load_at = 0.0  # not before
+        self._load_at = -math.inf  # not before
+        self._backing: asyncio.Task[None] | None = None  # loads the one of the way back
+        self._lost: str | None = None  # who could not be loaded for it
 
     async def catch_up(self) -> None:
         """Let hold what roles.json says: another replica wrote it, or this one before a restart.
@@ -38,19 +45,28 @@ class Arrivals:
         ready, if roles.json still names them; so long the others go on. It waits for the settings
         where they name another bundle there than here. Raises SettingsError.
         """
+        found = await self._follow()
+        if found is not None and not self._stage.follows(found):
+            self._load_aside(Wanted.by(found))
+        elif found is not None:
+            self._load_the_way_back(next(heirs(found)))
+
+    async def _follow(self) -> Roles | None:
+        """Let hold what is found, as far as they are loaded; None: nothing that is for us."""
         stage = self._stage
         async with stage.still():
             found = await stage.on_disk(stage.registry.roles)
-            if found is None or stage.follows(found) or found.configured != stage.configured:
-                return
+            if found is None or found.configured != stage.configured:
+                return None
+            if stage.follows(found):
+                return found
             ready = stage.loaded(found)
             same = ready.seat is stage.cast.serving and ready.canary is stage.cast.canary
             if found != stage.written or not same:
                 stage.hold(found, ready.seat, ready.canary)
                 canary = found.canary and found.canary.bundle
                 _log.info("roles followed", task=stage.task, serving=found.serving, canary=canary)
-        if not stage.follows(found):
-            self._load_aside(Wanted.by(found))
+        return found
 
     async def settled(self) -> None:
         """Wait until those are loaded whom roles.json named at the last look, or cannot be."""
@@ -59,18 +75,45 @@ class Arrivals:
 
     def try_again(self) -> None:
         """What could not be loaded may be now."""
-        self._wanted, self._load_at = None, 0.0
+        self._wanted, self._load_at, self._lost = None, -math.inf, None
 
     async def close(self) -> None:
         """Load nobody any more."""
-        if self._loading is not None:
-            self._loading.cancel()
-            await asyncio.wait({self._loading})
+        for each in (self._loading, self._backing):
+            if each is not None:
+                each.cancel()
+                await asyncio.wait({each})
+
+    def _load_the_way_back(self, heir: str) -> None:
+        """Load who serves after a rollback, once; one that cannot be is tried by the rollback."""
+        done = self._backing is None or self._backing.done()
+        here = heir == NO_STUDENT or self._stage.cast.named(heir) is not None
+        if done and heir != self._lost and not here:
+            self._backing = asyncio.get_running_loop().create_task(self._back(heir))
+
+    async def _back(self, heir: str) -> None:
+        stage, cast = self._stage, self._stage.cast
+        moves = cast.moves
+        try:
+            seat = await self._wings.ready(heir, stage.settings, None)
+            with cast.left_on_error(seat):
+                async with stage.still():
+                    stage.check_still(Ready(seat, None, moves))
+                    cast.keep(seat)
+        except Conflict:
+            return  # the next look begins again
+        except Exception as error:  # noqa: BLE001  whatever it is, the task goes on without
+            self._lost = heir
+            _log.warning(
+                "the way back is not loaded", task=stage.task, bundle=heir, error=str(error)
+            )
+        else:
+            _log.info("the way back is loaded", task=stage.task, bundle=heir)
 
     def _load_aside(self, wanted: Wanted) -> None:
         """Load those who are wanted, unless that is under way, or has just failed."""
         running = self._loading is not None and not self._loading.done()
-        if wanted == self._wanted and (running or self._stage.clock() < self._load_at):
+        if wanted == self._wanted and (running or self._stage.ticks() < self._load_at):
             return
         if self._loading is not None and running:
             self._loading.cancel()  # roles.json has moved on: nobody waits for these any more
@@ -88,7 +131,7 @@ class Arrivals:
             self._wanted = None  # the next look begins again
         except Exception as error:  # noqa: BLE001  whatever it is, the task goes on without them
             said = error.message if isinstance(error, UnderstudyError) else repr(error)
-            self._load_at = stage.clock() + _PAUSE_S
+            self._load_at = stage.ticks() + _PAUSE_S
             behind = wanted.serving != stage.cast.serving.name
             stage.absent = "" if behind else said
             lacking = wanted.serving if behind else wanted.canary

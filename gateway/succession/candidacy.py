@@ -26,7 +26,16 @@ from gateway.routing.cascade import Cascade
 from gateway.routing.policy import EscalationPolicy, Warrant
 from gateway.settings import TaskSettings, environment_without_keys
 from gateway.shadow.pairing import Measure
-from gateway.shadow.promotion import Decision, Footing, Gate, Terms, Trial, Verdict, Why
+from gateway.shadow.promotion import (
+    Decision,
+    Finding,
+    Footing,
+    Gate,
+    Terms,
+    Trial,
+    Verdict,
+    Why,
+)
 from gateway.shadow.runner import Runner, State
 from gateway.shadow.shadow import Candidate, Sampling, Shadow
 from gateway.shadow.slices import Slices
@@ -69,7 +78,8 @@ class Serves(Protocol):
 class Progress:
     """What is known of a candidate by now, over all processes that have compared it.
 
-    `share` is that of the requests which it is shown. `shed` and `lapses` are of this process:
+    `share` is that of the requests which it is to be shown, and `shown` that of these which it has
+    room for here. `shed` and `lapses` are of this process:
     requests that it was not shown, and that it said nothing of, by cause. `ended`: why it was left
     alone, in words. `anew`: in words why gates began anew, and which. `void`: why its certificate
     does not hold.
@@ -80,6 +90,7 @@ class Progress:
     ended: str
     began: float
     share: float
+    shown: float
     verdict: Verdict
     slices: Slices
     shed: Mapping[str, int]
@@ -88,11 +99,12 @@ class Progress:
     anew: Mapping[str, tuple[Gate, ...]] = field(default_factory=dict)
     void: Fault | None = None
 
-    def requests(self, pairs: int, needed: int | None) -> int | None:
-        """About how many further requests of the task bring so many pairs; None: nobody knows."""
-        if needed is None or not pairs or not self.share:
+    def requests(self, found: Finding) -> int | None:
+        """About how many further requests bring the pairs that a gate needs; None: nobody knows."""
+        share = self.share * self.shown
+        if found.needed is None or not found.pairs or not share:
             return None
-        return math.ceil(needed * self.slices.whole.compared / pairs / self.share)
+        return math.ceil(found.needed * found.compared / found.pairs / share)
 
 
 class Candidacy:
@@ -424,6 +436,7 @@ class Candidacy:
                 ended=each.runner.ended,
                 began=each.trial.began,
                 share=self.shadow.sampling.share,
+                shown=each.runner.shown,
                 verdict=_UNJUDGED,
                 slices=_NO_SLICES,
                 shed={cause.value: count for cause, count in each.runner.shed.items()},

@@ -50,6 +50,12 @@ class Cast:
                 self.leave(each)
         return another
 
+    def keep(self, seat: Seat) -> None:
+        """Have the previous student loaded, though another one played before this one did."""
+        gone, self.before = self.before, seat
+        if gone is not None:
+            self.leave(gone)
+
     def leave(self, seat: Seat) -> None:
         """Close a seat that nobody needs any more, when its callers are done."""
         loaded = self.all()

@@ -12,11 +12,11 @@ when the trouble begins and when it is over.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import chain
 from typing import NamedTuple
 
 import structlog
@@ -43,7 +43,8 @@ class Known:
     """What is known of a candidate on one footing.
 
     `anew`: in words why gates began anew, and which. `rivals` were under test at the same time at
-    any time, with itself; `place` is its own among all that ever were, by when they came. `read`:
+    any time, with itself; `place` is that of its test among all that ever were, by when they began:
+    on another footing, or under another limit, the same candidate is tried once more. `read`:
     whether what was counted before, and elsewhere, is in it; until it is, nothing is proved.
     """
 
@@ -59,14 +60,12 @@ class Known:
 class Moment:
     """All that is held of the candidates under test, as of one moment: it is judged elsewhere.
 
-    `going`: by candidate that is asked about, the segment that goes on here; `since`: when those
-    of all began. `past`: all other segments of theirs, each once. `headers`: those of all segments
-    but the ones that go on. `read`: candidates of whom the past is known. Times are in seconds
-    since the epoch.
+    `going`: by candidate that is asked about, the segment that goes on here. `past`: all other
+    segments of theirs, each once. `headers`: those of all segments of all candidates. `read`:
+    candidates of whom the past is known. Times are in seconds since the epoch.
     """
 
     going: Mapping[str, Counted]
-    since: Mapping[str, float]
     past: Sequence[Counted]
     headers: Sequence[Header]
     read: frozenset[str]
@@ -80,16 +79,12 @@ class Moment:
         slices = Slices()
         for part in (going, *others):
             _absorb(trial, slices, part)
-        times = _times(
-            self.headers, {each: (began, self.now) for each, began in self.since.items()}
-        )
-        order = sorted(times, key=lambda other: min(times[other]))
         return Known(
             trial,
             slices,
             _anew(trial, others),
-            rivals=_rivals(name, times),
-            place=1 + order.index(name),
+            rivals=rivals(name, self.headers),
+            place=place_of(name, trial.footing, terms, self.headers),
             read=name in self.read,
         )
 
@@ -104,6 +99,12 @@ class _Open(NamedTuple):
     def compared(self) -> int:
         """How many requests it has by now."""
         return self.candidate.slices.whole.compared
+
+    def header(self, now: float) -> Header:
+        """That of the segment as of now."""
+        trial, name = self.candidate.trial, self.candidate.name
+        what = _about(trial.footing, trial.terms)
+        return Header(self.segment, name, trial.began, now, True, *what)
 
     def counted(self) -> Counted:
         """The segment as of now."""
@@ -235,14 +236,15 @@ class Dossier:
         """What is held of these now, to be judged elsewhere. No segment is in it twice."""
         going = {each.segment for each in self._open.values()}
         parts = {**self._known, **self._ended}
+        now = self._clock()
         headers = self._headers | {segment: each.header for segment, each in parts.items()}
+        headers |= {each.segment: each.header(now) for each in self._open.values()}
         return Moment(
             going={name: self._open[name].counted() for name in names},
-            since={name: each.candidate.trial.began for name, each in self._open.items()},
             past=[each for segment, each in parts.items() if segment not in going],
-            headers=[each for segment, each in headers.items() if segment not in going],
+            headers=list(headers.values()),
             read=frozenset(self._open) if self._database is None else self._read,
-            now=self._clock(),
+            now=now,
         )
 
     def worst(self, name: str, limit: int) -> tuple[comparisons.Disagreement, ...]:
@@ -336,7 +338,11 @@ def _since(before: Counted, now: Counted) -> Counted:
         gate: [late - early for late, early in zip(each, before.state["counts"][gate], strict=True)]
         for gate, each in now.state["counts"].items()
     }
-    state = Saved(**{**now.state, "counts": counts})
+    compared = {
+        gate: rows - before.state.get("compared", {}).get(gate, 0)
+        for gate, rows in now.state.get("compared", {}).items()
+    }
+    state = Saved(**{**now.state, "counts": counts, "compared": compared})
     return replace(now, segment=identity.answer_id(), state=state, slices=None, ended=True)
 
 
@@ -352,7 +358,7 @@ def _judged(
         times = [each.at for each in rows]
         trial = Trial(terms, began=min(times), footing=footing)
         for each in rows:
-            trial.add(measure.judged(each.sight))
+            trial.add(measure.judged(each.sight), at=each.at, again=True)
         if trial.rows:
             segments.append(
                 Counted(
@@ -394,21 +400,33 @@ def _anew(trial: Trial, others: Iterable[Counted]) -> dict[str, tuple[Gate, ...]
     return {why: tuple(gate for gate in found if found[gate] == why) for why in reasons}
 
 
-_Times = Mapping[str, Sequence[tuple[float, float]]]
+def _about(footing: Footing, terms: Terms) -> tuple[bytes, frozenset[tuple[str, float]]]:
+    limits = {gate.value: limit for gate, limit in terms.limits.items()}
+    return trials.about(asdict(footing), limits)
 
 
-def _times(past: Iterable[Header], now: Mapping[str, tuple[float, float]]) -> _Times:
-    """By candidate, when it was under test."""
-    found: dict[str, list[tuple[float, float]]] = {}
-    for name, time in chain(((each.candidate, (each.began, each.until)) for each in past),
-                            now.items()):  # fmt: skip
-        found.setdefault(name, []).append(time)
-    return found
+def rivals(name: str, headers: Sequence[Header]) -> int:
+    """How many were under test while that candidate was, with itself."""
+    mine = [each for each in headers if each.candidate == name]
+    return len({
+        each.candidate
+        for each in headers
+        if any(own.began <= each.until and each.began <= own.until for own in mine)
+    })  # fmt: skip
 
 
-def _rivals(name: str, times: _Times) -> int:
-    """How many were under test while it was, with itself."""
-    return sum(
-        any(began <= end and start <= until for began, until in times[name] for start, end in its)
-        for its in times.values()
-    )
+def place_of(name: str, footing: Footing, terms: Terms, headers: Iterable[Header]) -> int:
+    """Which of all tests that ever were is the candidate's on that footing: 1, 2, 3, ...
+
+    They are numbered as they began; one that has not begun is the next. One of fewer gates, with
+    the same limits, is a part of the other: what people say is counted so.
+    """
+    began: dict[tuple[str, bytes, frozenset[tuple[str, float]]], float] = {}
+    for each in headers:
+        test = each.candidate, each.footing, each.limits
+        began[test] = min(each.began, began.get(test, each.began))
+    own = name, *_about(footing, terms)
+    began.setdefault(own, math.inf)
+    whole = [test for test in began if not any(test[:2] == other[:2] and test[2] < other[2]
+                                               for other in began)]  # fmt: skip
+    return 1 + sum((began[test], *test[:2]) < (began[own], *own[:2]) for test in whole)

@@ -7,9 +7,11 @@ takes effect first, and what it owes the log is in roles.json from the same mome
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import math
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from typing import Any
 
 import orjson
 import structlog
@@ -48,6 +50,18 @@ async def noted(changes: Changes | None, entries: Sequence[Entry]) -> AsyncItera
         raise
 
 
+async def undivided(work: Coroutine[Any, Any, None]) -> None:
+    """Do it as a whole, the row and what it says: a cancellation waits until both are done."""
+    task = asyncio.get_running_loop().create_task(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # who is gone hears of none
+        raise
+
+
 def evident(entry: Entry, ready: Ready) -> Entry:
     """The same with the threshold and the teacher of the student that is new in it."""
     for seat in (ready.seat, ready.canary):
@@ -64,7 +78,7 @@ class Debt:
         self._stage = stage
         self._changes = changes
         self._paying: asyncio.Task[None] | None = None
-        self._pay_at = 0.0  # not before
+        self._pay_at = -math.inf  # not before
 
     def owing(self, roles: Roles, rows: Sequence[Entry]) -> Roles:
         """These roles, with rows that are to be brought into the log once they hold."""
@@ -78,10 +92,17 @@ class Debt:
         stage = self._stage
         running = self._paying is not None and not self._paying.done()
         owed = stage.written.owed if stage.written else ()
-        if not running and owed and self._changes is not None and stage.clock() >= self._pay_at:
+        if not running and owed and self._changes is not None and stage.ticks() >= self._pay_at:
             self._paying = asyncio.get_running_loop().create_task(self._pay(self._changes, owed))
             running = True
         return self._paying if running else None
+
+    async def settle(self) -> None:
+        """Have paid what is owed before a row that comes after it; where the log takes it."""
+        self._pay_at = -math.inf
+        for _ in range(2):  # first what is being paid by now, and then what has come since
+            if (paying := self.pay()) is not None:
+                await asyncio.wait({paying})
 
     async def close(self) -> None:
         """Wait until what is being paid is."""
@@ -96,7 +117,7 @@ class Debt:
             await asyncio.to_thread(changes.append_once, stage.task, rows)
             await stage.strike_out(frozenset(rows))
         except UnderstudyError as error:
-            self._pay_at = stage.clock() + _PAUSE_S
+            self._pay_at = stage.ticks() + _PAUSE_S
             _log.warning("a change is not in the log yet", task=stage.task, error=error.message)
 
 

@@ -37,9 +37,10 @@ from gateway.students.vacancy import NO_STUDENT
 from gateway.succession.arrivals import Arrivals
 from gateway.succession.cast import Cast
 from gateway.succession.change import Basis, Change, Ready, Successor
-from gateway.succession.entries import Debt, evident, noted
+from gateway.succession.entries import Debt, evident, noted, undivided
 from gateway.succession.minutes import Minutes
 from gateway.succession.retreat import Retreat
+from gateway.succession.roles import trusted
 from gateway.succession.seat import Seat, configured, heads_of, reseated
 from gateway.succession.stage import Stage
 from gateway.succession.vigil import Vigil
@@ -55,8 +56,9 @@ class Succession:
     """The students of one task, of which that of `seat` serves. `cascade` answers.
 
     `roles` are those that the start brings; None: they are as they were written down. `clock` gives
-    seconds since the epoch. `watched` is the name of the file in the registry that keeps what the
-    watch has seen; None: nothing is kept.
+    seconds since the epoch; pauses are measured in `ticks`, seconds of a clock that nobody sets.
+    `watched` is the name of the file in the registry that keeps what the watch has seen; None:
+    nothing is kept.
     """
 
     def __init__(
@@ -75,10 +77,12 @@ class Succession:
         changes: Changes | None = None,
         watched: str | None = None,
         clock: Callable[[], float] = time.time,
+        ticks: Callable[[], float] = time.monotonic,
     ) -> None:
         self.task = task
         self.registry = registry
         self.clock = clock
+        self.ticks = ticks
         self._vigil = Vigil(
             task,
             settings=settings,
@@ -103,6 +107,7 @@ class Succession:
             vigil=self._vigil,
             metrics=metrics,
             clock=clock,
+            ticks=ticks,
         )
         self._wings = Wings(task, self._cast, registry, metrics=metrics, budget=budget, clock=clock)
         self._minutes = Minutes(task, metrics)
@@ -162,12 +167,15 @@ class Succession:
     async def attempt(self, *, by: str) -> AsyncIterator[Basis]:
         """The same for a wish of somebody, who starts from what other replicas have done.
 
-        Raises Conflict, also where another replica has other settings, or SettingsError. What keeps
-        the change from taking place is counted and logged.
+        What is owed the log comes into it before. Raises Conflict, also where another replica has
+        other settings, or SettingsError. What keeps the change from taking place is counted and
+        logged.
         """
         with self._minutes.refusals(by=by):
             async with self.claim():
                 await self.catch_up()
+                await self.settled()  # who is on the way here need not be loaded twice
+                await self.paid()
                 basis = await self.stage.basis()
                 if basis.roles.configured != self.stage.configured:
                     raise Conflict(
@@ -209,6 +217,7 @@ class Succession:
             await self._wings.check_vacancy(name, self.settings)
             launched = None if name == NO_STUDENT else self.clock()
             roles = await self.stage.succeeded_by(basis, name, launched=launched)
+            roles = trusted(roles, name)
             entry = Entry(what=What.SWAP, who=by, task=self.task, old=old, new=name, why=why)
             await self.become(basis, roles, entry)
             return self.done("swapped", by=by)
@@ -224,12 +233,18 @@ class Succession:
         ready = await self._wings.ready_for(basis, roles, self.settings)
         rows = [evident(entry, ready) for entry in entries]
         with self._cast.left_on_error(ready.seat, ready.canary):
-            draft = await asyncio.to_thread(self.registry.draft, basis.written, roles, in_turn=True)
-            try:
-                async with noted(self._changes, rows):
-                    await self.stage.move(draft.take, roles, ready)
-            finally:
-                await asyncio.to_thread(draft.close)
+            await undivided(self._let_hold(basis, roles, ready, rows))
+
+    async def _let_hold(
+        self, basis: Basis, roles: Roles, ready: Ready, rows: Sequence[Entry]
+    ) -> None:
+        """The rows and then the effect; if that fails, a row that says so."""
+        draft = await asyncio.to_thread(self.registry.draft, basis.written, roles, in_turn=True)
+        try:
+            async with noted(self._changes, rows):
+                await self.stage.move(draft.take, roles, ready)
+        finally:
+            await asyncio.to_thread(draft.close)
 
     async def roll_back(
         self,
@@ -273,6 +288,10 @@ class Succession:
     def pay(self) -> asyncio.Task[None] | None:
         """Bring rows that roles.json owes into the log, aside; None: it owes none, or not now."""
         return self._debt.pay()
+
+    async def paid(self) -> None:
+        """Bring them there before a row that comes after them, where the log takes them."""
+        await self._debt.settle()
 
     async def catch_up(self) -> None:
         """Let hold what roles.json says, as `Arrivals.catch_up`. Raises SettingsError."""
@@ -322,7 +341,7 @@ class Succession:
             seat = await wings.ready(name, settings, launched)
             with cast.left_on_error(seat):
                 roles = await stage.succeeded_by(basis, name, launched=launched)
-            roles = roles.model_copy(update={"configured": name})
+            roles = trusted(roles, name).model_copy(update={"configured": name})
         canary = None
         if cast.canary is not None and roles.canary and roles.canary.bundle == cast.canary.name:
             canary = wings.under(cast.canary, settings, roles.canary.began)

@@ -57,8 +57,9 @@ class Minutes:
             self.refused(error, by=by)
             raise
 
-    def refused(self, error: UnderstudyError, *, by: str) -> None:
+    def refused(self, error: Exception, *, by: str) -> None:
         """Log what is wrong with a student."""
-        _log.warning(
-            "student refused", task=self._task, by=by, code=error.code, error=error.message
-        )
+        code, said = UnderstudyError.code, repr(error)
+        if isinstance(error, UnderstudyError):
+            code, said = error.code, error.message
+        _log.warning("student refused", task=self._task, by=by, code=code, error=said)

@@ -8,8 +8,9 @@ value is kept, and the answer says so. Whatever goes wrong, the old settings go 
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -32,8 +33,9 @@ from gateway.settings import (
 from gateway.store.changes import Changes, Entry, What
 from gateway.students.registry import take_all
 from gateway.succession.change import Successor
-from gateway.succession.entries import noted
+from gateway.succession.entries import noted, undivided
 from gateway.succession.line import Succession
+from gateway.succession.seat import configured
 from gateway.telemetry import logs
 
 # What takes effect without a restart, by the section that it stands in. A section that is named as
@@ -136,13 +138,15 @@ async def reload(gateway: Gateway, *, by: str, why: str = "") -> Reloaded:
     """Read the settings again, and let hold what may; the log gets `by`, who wishes it, and `why`.
 
     Raises Conflict, SettingsError, LogUnavailable, or what is wrong with a bundle; then nothing has
-    changed.
+    changed. Where `keys` alone differ it waits for nothing and nobody: a key may be revoked.
     """
     try:
-        async with AsyncExitStack() as stack:
-            for succession in gateway.successions.values():
-                await stack.enter_async_context(succession.claim())
-            done = await _again(gateway, by=by, why=why)
+        done = await _keys_alone(gateway, by=by, why=why)
+        if done is None:
+            async with AsyncExitStack() as stack:
+                for succession in gateway.successions.values():
+                    await stack.enter_async_context(succession.claim())
+                done = await _again(gateway, by=by, why=why)
     except UnderstudyError as error:
         _log.warning("reload refused", by=by, code=error.code, error=error.message)
         raise
@@ -156,6 +160,25 @@ async def reload(gateway: Gateway, *, by: str, why: str = "") -> Reloaded:
     return done
 
 
+async def _keys_alone(gateway: Gateway, *, by: str, why: str) -> Reloaded | None:
+    """Let new keys hold, and then note it, if that can be; None: something else differs too."""
+    comparison, before = Comparison(), gateway.settings
+    settings = comparison.merge(before, await asyncio.to_thread(gateway.read))
+    links = (configured(settings.tasks[each.task]) for each in gateway.successions.values())
+    held = (each.stage.configured for each in gateway.successions.values())
+    if comparison.applied != ["keys"] or [*links] != [*held] or gateway.settings is not before:
+        return None
+    row = _row(before, settings, comparison, by=by, why=why)
+    gateway.settings = settings
+    done = _told(gateway, comparison)
+    if gateway.changes is not None:
+        try:
+            await asyncio.to_thread(gateway.changes.append, row)
+        except LogUnavailable as error:
+            _log.warning("a change is not in the log", error=error.message)
+    return done
+
+
 async def _again(gateway: Gateway, *, by: str, why: str) -> Reloaded:
     """Reload, and again where a rollback or another replica was faster."""
     for _ in range(_TRIES - 1):
@@ -165,41 +188,53 @@ async def _again(gateway: Gateway, *, by: str, why: str) -> Reloaded:
 
 
 async def _reload(gateway: Gateway, *, by: str, why: str) -> Reloaded:
-    comparison = Comparison()
-    settings = comparison.merge(gateway.settings, await asyncio.to_thread(gateway.read))
+    comparison, before = Comparison(), gateway.settings
+    settings = comparison.merge(before, await asyncio.to_thread(gateway.read))
     ready: list[tuple[Succession, Successor]] = []
     try:
         for name, succession in gateway.successions.items():
             ready.append((succession, await succession.prepare(settings.tasks[name])))
-        whole = Entry(
-            what=What.RELOAD,
-            who=by,
-            old=fingerprint(gateway.settings),
-            new=fingerprint(settings),
-            why=why,
-            evidence={"applied": comparison.applied, "restart": comparison.restart},
-        )
-        keys_alone = comparison.applied == ["keys"] and not any(each.changed for _, each in ready)
+        whole = _row(before, settings, comparison, by=by, why=why)
         entries = (whole, *_of_tasks(whole, ready))
-        await _install(ready, gateway.changes, entries, needed=not keys_alone)
+        hold = functools.partial(_hold, gateway, before, settings, ready)
+        await undivided(_install(ready, gateway.changes, entries, hold))
     except BaseException:
         for succession, successor in ready:
             succession.dismiss(successor)
         raise
     for succession, successor in ready:
-        gateway.tasks[succession.task] = successor.cascade
-        gateway.candidacies[succession.task].follow(settings.tasks[succession.task])
         key = f"tasks.{succession.task}.student.bundle"
         if successor.changed and key in comparison.unchanged:
             comparison.unchanged.remove(key)  # a link, which means another bundle now
             comparison.applied.append(key)
-    if settings.logging.level != gateway.settings.logging.level:
-        logs.set_level(settings.logging.level)
+    return _told(gateway, comparison)
+
+
+def _hold(
+    gateway: Gateway,
+    before: Settings,
+    settings: Settings,
+    ready: Sequence[tuple[Succession, Successor]],
+) -> None:
+    """From now on these settings hold. Nothing here waits: no request sees a part of it."""
+    if gateway.settings is not before:  # keys alone waited for nobody, and were read later
+        settings = settings.model_copy(update={"keys": gateway.settings.keys})
     gateway.settings = settings
-    gateway.generation += 1
-    gateway.metrics.configured(gateway.generation)
+    for succession, successor in ready:
+        succession.install(successor)
+        gateway.tasks[succession.task] = successor.cascade
+    for succession, _ in ready:
+        gateway.candidacies[succession.task].follow(settings.tasks[succession.task])
+    if settings.logging.level != before.logging.level:
+        logs.set_level(settings.logging.level)
     if gateway.retention is not None:
         gateway.retention.keep_for(settings.records.retention_days)
+
+
+def _told(gateway: Gateway, comparison: Comparison) -> Reloaded:
+    """What became of it, under the next number."""
+    gateway.generation += 1
+    gateway.metrics.configured(gateway.generation)
     return Reloaded(
         gateway.generation,
         tuple(comparison.applied),
@@ -215,6 +250,19 @@ def fingerprint(settings: Settings) -> str:
     return f"settings-{digest[:_DIGITS]}"
 
 
+def _row(
+    before: Settings, settings: Settings, comparison: Comparison, *, by: str, why: str
+) -> Entry:
+    return Entry(
+        what=What.RELOAD,
+        who=by,
+        old=fingerprint(before),
+        new=fingerprint(settings),
+        why=why,
+        evidence={"applied": comparison.applied, "restart": comparison.restart},
+    )
+
+
 def _of_tasks(whole: Entry, ready: Sequence[tuple[Succession, Successor]]) -> Iterator[Entry]:
     """A row for each task whose student the reload replaces."""
     for succession, successor in ready:
@@ -227,33 +275,27 @@ async def _install(
     ready: Sequence[tuple[Succession, Successor]],
     changes: Changes | None,
     entries: Sequence[Entry],
-    *,
-    needed: bool,
+    hold: Callable[[], None],
 ) -> None:
-    """Write down the rows of the log and the roles of all tasks, and let them hold: all or nothing.
+    """Write down the rows of the log and the roles of all tasks, and `hold`: all or nothing.
 
-    Rows that are not `needed` may be missing: a key that is revoked waits for no database. While
-    they are written every task may still go back; then this raises Conflict.
+    While they are written every task may still go back; then this raises Conflict.
     """
+    for succession, _ in ready:
+        await succession.paid()
     async with AsyncExitStack() as stack:
         drafts = []
         for succession, successor in sorted(ready, key=lambda each: each[0].task):
             draft = await asyncio.to_thread(succession.draft, successor)
             stack.push_async_callback(asyncio.to_thread, draft.close)
             drafts.append(draft)
-        try:
-            await stack.enter_async_context(noted(changes, entries))
-        except LogUnavailable as error:
-            if needed:
-                raise
-            _log.warning("a change is not in the log", error=error.message)
+        await stack.enter_async_context(noted(changes, entries))
         for succession, successor in ready:
             await stack.enter_async_context(succession.stage.still())
             succession.stage.check_still(successor.ready)
         for succession, _ in ready[:1]:
             await succession.stage.on_disk(take_all, drafts)
-        for succession, successor in ready:
-            succession.install(successor)
+        hold()
 
 
 class Hangup:

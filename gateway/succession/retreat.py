@@ -15,22 +15,18 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from gateway.errors import (
-    BundleError,
-    BundleMissing,
-    Conflict,
-    SettingsError,
-    StudentFailed,
-    UnderstudyError,
-)
+import structlog
+
+from gateway.errors import BundleMissing, Conflict, UnderstudyError
 from gateway.shadow.streams import Reading
 from gateway.store.changes import Entry, What
 from gateway.students.registry import Frozen, Roles
+from gateway.students.vacancy import NO_STUDENT
 from gateway.succession.arrivals import Arrivals
 from gateway.succession.change import Basis, Change
 from gateway.succession.entries import Debt, evident
 from gateway.succession.minutes import Minutes
-from gateway.succession.roles import heirs, sent_back
+from gateway.succession.roles import heirs, sent_back, succeeded
 from gateway.succession.stage import Stage
 from gateway.succession.watch import in_numbers
 from gateway.succession.wings import Wings
@@ -40,6 +36,8 @@ _AGAIN_S = 0.1  # before another try to send a student away, while somebody else
 _LATER_S = 10.0  # the same where something is in the way that a person has to mend
 _TRIES = 5  # of going back, where others change the same task at the same time
 _ROW_S = 1.0  # that a reply waits at most for the row of what took effect before
+
+_log = structlog.get_logger(__name__)
 
 
 class Retreat:
@@ -61,11 +59,14 @@ class Retreat:
     ) -> Change:
         """End the canary, or where there is none let the previous student serve again."""
         said = Entry(what=What.ROLLBACK, who=by, task=self._stage.task, why=why, evidence=evidence)
+        meant = leaving
 
         async def change(basis: Basis) -> bool:
+            nonlocal meant
             roles = basis.roles
             going = roles.canary.bundle if roles.canary else roles.serving
-            if leaving not in (None, going):
+            meant = meant or going  # who goes is settled at the first look: one step back, not two
+            if meant != going:
                 return False
             back = await self._without(basis)
             rows = [replace(said, old=going, new=back.serving)]
@@ -87,7 +88,7 @@ class Retreat:
         async def change(basis: Basis) -> bool:
             return basis.roles.frozen is None and await self._freeze(basis, row)
 
-        return await self._back(change, "frozen", by=by)
+        return await self._changed(change, "frozen", by=by)
 
     async def send_away(
         self, name: str, *, by: str, why: str, evidence: Mapping[str, Any], freeze_only: bool
@@ -102,7 +103,9 @@ class Retreat:
                 return await self._freeze(basis, row)
             return await self._let_an_heir_serve(basis, row)
 
-        return await self._back(change, "frozen" if freeze_only else "rolled_back", by=by)
+        if freeze_only:
+            return await self._changed(change, "frozen", by=by)
+        return await self._back(change, "rolled_back", by=by)
 
     def ring(self, student: str, reading: Reading) -> None:
         """The alarm of a student rings, which is named by its bundle's id."""
@@ -118,7 +121,7 @@ class Retreat:
             await asyncio.wait({self.rescuing})
 
     async def _rescue(self, name: str, reading: Reading, *, freeze_only: bool) -> None:
-        """Send a student away, however often somebody else changes the same task."""
+        """Send a student away, whatever is in the way: it serves until then, and rings no more."""
         why = (
             f"{name}: {reading.stream} is above its limit of {reading.limit:g} "
             f"({reading.mean or 0.0:.1%} of {reading.rows} rows)"
@@ -129,13 +132,20 @@ class Retreat:
                 await self.send_away(
                     name, by=_ALARM, why=why, evidence=evidence, freeze_only=freeze_only
                 )
-            except UnderstudyError as error:
-                await asyncio.sleep(_AGAIN_S if isinstance(error, Conflict) else _LATER_S)
+            except Conflict:
+                await asyncio.sleep(_AGAIN_S)
+            except Exception as error:  # noqa: BLE001  what nobody foresaw must not let it serve
+                if not isinstance(error, UnderstudyError):  # which is counted and logged already
+                    self._minutes.refused(error, by=_ALARM)
+                await asyncio.sleep(_LATER_S)
             else:
                 return
 
     async def _without(self, basis: Basis) -> Roles:
-        """The roles without the canary, or without one where the previous student serves."""
+        """The roles without the canary, or without one where the previous student serves.
+
+        Raises BundleMissing where there is none, or one that was itself rolled back.
+        """
         roles, stage = basis.roles, self._stage
         if roles.canary is not None:
             return roles.model_copy(update={"canary": None, "proposal": None})
@@ -143,28 +153,50 @@ class Retreat:
             raise BundleMissing(
                 f"{stage.task} has no previous bundle", mend="swap to a bundle by its name"
             )
+        if roles.previous in roles.sent_back:
+            raise BundleMissing(
+                f"{stage.task} has nobody to go back to: {roles.previous} was rolled back itself",
+                mend=f"if it is to serve all the same: understudy students swap {roles.previous}; "
+                f"if the teacher alone is: understudy students swap {NO_STUDENT}",
+            )
         await self._wings.check_vacancy(roles.previous, stage.settings)
-        return await stage.succeeded_by(basis, roles.previous, launched=None)
+        return await self._succeeded_by(basis, roles.previous)
+
+    async def _succeeded_by(self, basis: Basis, name: str) -> Roles:
+        """The roles where that bundle serves; who goes is kept, and goes where it cannot be."""
+        going, kept = basis.roles.serving, None
+        try:
+            kept = await self._stage.on_disk(self._stage.kept, going)
+        except Exception as error:  # noqa: BLE001  no disk holds it back
+            _log.warning("who goes is not kept", task=self._stage.task, error=repr(error))
+        return succeeded(basis.roles, name, previous=kept, launched=None)
 
     async def _back(
         self, change: Callable[[Basis], Awaitable[bool]], result: str, *, by: str
     ) -> Change:
-        """Go back by that `change`, and again where somebody changed the roles just then.
-
-        Two people who go back at once would go back twice: the second one gets Conflict. The row of
-        what was done is waited for when it holds, and not for long.
-        """
-        stage = self._stage
+        """As `_changed`; of two people who go back at once here the second one gets Conflict."""
         with self._minutes.refusals(by=by):
             if self._going_back:
                 raise Conflict(
-                    f"{stage.task} is being rolled back already", mend="look again when it is done"
+                    f"{self._stage.task} is being rolled back already",
+                    mend="look again when it is done",
                 )
-            self._going_back = True
-            try:
-                changed = await self._again(change)
-            finally:
-                self._going_back = False
+        self._going_back = True
+        try:
+            return await self._changed(change, result, by=by)
+        finally:
+            self._going_back = False
+
+    async def _changed(
+        self, change: Callable[[Basis], Awaitable[bool]], result: str, *, by: str
+    ) -> Change:
+        """Do that `change`, and again where somebody changed the roles just then.
+
+        The row of what was done is waited for when it holds, and not for long.
+        """
+        stage = self._stage
+        with self._minutes.refusals(by=by):
+            changed = await self._again(change)
             if not changed:
                 await self._arrivals.catch_up()
                 return self._minutes.unchanged(stage.roles)
@@ -188,18 +220,23 @@ class Retreat:
         return True
 
     async def _let_an_heir_serve(self, basis: Basis, row: Entry) -> bool:
-        """The first who can; whatever is wrong with one, the next is tried. Raises as the last."""
+        """The first who can; whatever is wrong with one, the next is tried.
+
+        Raises Conflict, or as the last.
+        """
         going = basis.roles.serving
         frozen = Frozen(why=row.why, at=self._stage.clock(), student=going)
         *others, last = heirs(basis.roles)
         for heir in (*others, last):
             try:
-                back = await self._stage.succeeded_by(basis, heir, launched=None)
+                back = await self._succeeded_by(basis, heir)
                 roles = sent_back(back.model_copy(update={"frozen": frozen}), going)
                 gone = replace(row, what=What.ROLLBACK, old=going, new=heir)
                 await self._at_once(basis, roles, gone, row)
                 break
-            except (BundleError, SettingsError, StudentFailed) as error:
+            except Conflict:
+                raise
+            except Exception as error:
                 if heir == last:
                     raise
                 self._minutes.refused(error, by=row.who)

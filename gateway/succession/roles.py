@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gateway.settings import TaskSettings
 from gateway.students.registry import Roles
 from gateway.students.vacancy import NO_STUDENT
-from gateway.succession.seat import Seat, configured
 
 
-def present(written: Roles | None, settings: TaskSettings, seat: Seat) -> Roles:
+def present(written: Roles | None, *, configured: str, serving: str) -> Roles:
     """The roles at the start; a canary answers when it is ready."""
-    now = {"configured": configured(settings), "serving": seat.name}
+    now = {"configured": configured, "serving": serving}
     if written is None:
         return Roles.model_validate(now)
     return written.model_copy(update=now)
@@ -25,7 +23,15 @@ def succeeded(roles: Roles, name: str, *, previous: str | None, launched: float 
     """
     taken = {"serving": name, "previous": previous, "launched": launched}
     ended = {"canary": None, "proposal": None}
-    return trusted(roles.model_copy(update=taken | ended), name)
+    return roles.model_copy(update=taken | ended)
+
+
+def reconfigured(roles: Roles, named: str) -> Roles:
+    """These roles where the settings name another bundle than they did, at a start: it serves."""
+    roles = roles.model_copy(update={"configured": named})
+    if roles.serving == named:
+        return roles
+    return succeeded(trusted(roles, named), named, previous=roles.serving, launched=None)
 
 
 def sent_back(roles: Roles, name: str) -> Roles:
@@ -42,8 +48,11 @@ def trusted(roles: Roles, name: str) -> Roles:
 
 
 def heirs(roles: Roles) -> Iterator[str]:
-    """Who may serve in place of the student that does, the best first."""
-    sent_away = roles.frozen.student if roles.frozen else None
-    if roles.previous not in (None, NO_STUDENT, roles.serving, sent_away):
-        yield roles.previous
+    """Who may serve in place of the student that does, the best first.
+
+    Nobody who was sent back: an alarm must not undo what another one did.
+    """
+    before = roles.previous
+    if before is not None and before not in {NO_STUDENT, roles.serving, *roles.sent_back}:
+        yield before
     yield NO_STUDENT

@@ -14,8 +14,10 @@ Nothing here decides whether a candidate is good: the judge does.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, asdict, dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import structlog
@@ -45,6 +47,7 @@ _JUDGE_S = 30.0  # between two looks for a candidate that is proved: its bounds 
 _ALARM = "alarm"  # who sends a canary back
 _CANARY = "canary"  # who takes its steps
 _AUTOMATIC = "automatic"  # who promotes where nobody needs to
+NOBODY = "(no key)"  # who changes something where no keys are configured
 
 _log = structlog.get_logger(__name__)
 
@@ -63,8 +66,8 @@ class Rollout:
         self.judge = judge
         self._succession = succession
         self._task = succession.task
-        self._not_before = 0.0  # of the next try, and of the next look for who is proved
-        self._judge_at = 0.0
+        self._not_before = -math.inf  # of the next try, in ticks, and of the next look for who
+        self._judge_at = -math.inf  # is proved
         self._looking = asyncio.Lock()
         self._advancing: asyncio.Task[None] | None = None
 
@@ -105,11 +108,7 @@ class Rollout:
                     f"nobody has proposed to promote {name[:120]!r}",
                     mend="propose it first: understudy students promote",
                 )
-            if proposal.by == by:
-                raise Forbidden(
-                    f"{by} has proposed {name}, and cannot approve it too",
-                    mend="let somebody with another admin's key approve it",
-                )
+            _check_second(proposal, by=by)
             self._check_free(roles)
             evidence = await self._evidence(name, override=proposal.override)
             wish = _Wish(name, by=by, why=why, override=proposal.override, evidence=evidence)
@@ -140,29 +139,29 @@ class Rollout:
     async def look(self) -> None:
         """Follow what other replicas did, and send a canary back that an alarm rings for.
 
-        Neither waits for a student to be loaded. A step that is due, or a promotion, is begun
-        aside. What goes wrong is logged, and tried again a little later.
+        Neither waits for a student to be loaded, nor the alarm for anything that goes wrong. A step
+        that is due, or a promotion, is begun aside, but not soon after a failure, which is logged.
         """
         async with self._looking:
             await self._look()
 
     async def _look(self) -> None:
         held = self._succession
-        now = held.clock()
+        done = [await self._try(each) for each in (held.catch_up, self._heed, held.count)]
+        held.pay()
+        free = self._advancing is None or self._advancing.done()
+        if all(done) and free and held.ticks() >= self._not_before and self._due():
+            self._advancing = asyncio.get_running_loop().create_task(self._advance())
+
+    async def _try(self, work: Callable[[], Awaitable[None]]) -> bool:
         try:
-            await held.catch_up()
-            await held.count()
-            held.pay()
-            if now < self._not_before:
-                return
-            await self._heed()
+            await work()
         except Conflict:
-            return  # another replica was faster
+            return False  # another replica was faster
         except UnderstudyError as error:
-            self._fail(error, now)
-            return
-        if (self._advancing is None or self._advancing.done()) and self._due(now):
-            self._advancing = asyncio.get_running_loop().create_task(self._advance(now))
+            self._fail(error)
+            return False
+        return True
 
     async def settled(self) -> None:
         """Wait until what the last look has begun is done, and whom it named is loaded."""
@@ -197,8 +196,8 @@ class Rollout:
             absent=held.absent,
         )
 
-    def _fail(self, error: UnderstudyError, now: float) -> None:
-        if now >= self._not_before:
+    def _fail(self, error: UnderstudyError) -> None:
+        if (now := self._succession.ticks()) >= self._not_before:
             self._not_before = now + _PAUSE_S
             _log.warning("the roles do not move on", task=self._task, error=error.message)
 
@@ -210,41 +209,41 @@ class Rollout:
             seen = in_numbers(reading)
             await held.roll_back(by=_ALARM, why=why, leaving=canary.bundle, evidence=seen)
 
-    def _due(self, now: float) -> bool:
+    def _due(self) -> bool:
         held = self._succession
         canary, frozen = held.roles.canary, held.roles.frozen
         if canary is not None:
             return frozen is None and held.answers and self._stands(canary).done
         automatic = held.settings.promotion.automatic and self.judge is not None
-        return automatic and frozen is None and now >= self._judge_at
+        return automatic and frozen is None and held.ticks() >= self._judge_at
 
-    async def _advance(self, now: float) -> None:
+    async def _advance(self) -> None:
         """Take the step that is due, or begin with who is proved, unless somebody changes it."""
         held = self._succession
         try:
             async with held.by_itself() as mine:
-                if not mine or not self._due(now):
+                if not mine or not self._due():
                     return
                 basis = await held.stage.basis()
                 here, there = held.roles, basis.roles
                 if (here.canary, here.frozen) != (there.canary, there.frozen):
                     return  # the next look follows first
                 if basis.roles.canary is not None:
-                    await self._step(basis, basis.roles.canary, now)
+                    await self._step(basis, basis.roles.canary)
                 else:
-                    self._judge_at = now + _JUDGE_S
+                    self._judge_at = held.ticks() + _JUDGE_S
                     await self._promote_who_is_proved(basis)
         except Conflict:
             return  # another replica was faster
         except UnderstudyError as error:
-            self._fail(error, now)
+            self._fail(error)
 
     def _stands(self, canary: CanaryRole) -> Standing:
         held = self._succession
         ladder, rows = held.settings.promotion.ladder(), held.rows
         return ladder.standing(canary.step, since=canary.since, rows=rows, now=held.clock())
 
-    async def _step(self, basis: Basis, canary: CanaryRole, now: float) -> None:
+    async def _step(self, basis: Basis, canary: CanaryRole) -> None:
         """The next share, or after the last one the serving student's place."""
         held, roles, seen = self._succession, basis.roles, {"rows": self._succession.rows}
         if self._stands(canary).last:
@@ -257,7 +256,7 @@ class Rollout:
             return
         number = canary.step + 1
         share = held.settings.promotion.ladder().step(number).share
-        further = canary.model_copy(update={"step": number, "since": now})
+        further = canary.model_copy(update={"step": number, "since": held.clock()})
         evidence = {"step": number + 1, "share": share, **seen}
         row = self._row(What.STEP, _CANARY, old=roles.serving, new=canary.bundle, evidence=evidence)
         await held.become(basis, roles.model_copy(update={"canary": further}), row)
@@ -431,17 +430,38 @@ def _check_no_other_proposal(roles: Roles, *, by: str) -> None:
         )
 
 
+def _check_second(proposal: Proposal, *, by: str) -> None:
+    """Raises Forbidden for who has proposed it, and where nobody is known by a key."""
+    if by == NOBODY:
+        raise Forbidden(
+            "without keys nobody can be told from anybody else, and nothing is approved",
+            mend="make a key for each admin: understudy key NAME --role admin",
+        )
+    if proposal.by == by:
+        raise Forbidden(
+            f"{by} has proposed {proposal.bundle}, and cannot approve it too",
+            mend="let somebody with another admin's key approve it",
+        )
+
+
 def _check_why(why: str) -> None:
     if not why.strip():
         raise Invalid("why: nothing is said", mend="say why, with `why`")
+
+
+_HELD: Mapping[Why, str] = MappingProxyType({
+    Why.UNCERTIFIED: "it has no certificate that holds, and would leave everything to the teacher",
+    Why.STOPPED: "its processes fail, and it is left alone",
+    Why.UNREAD: "what was counted of it before could not be read yet",
+})  # fmt: skip
 
 
 def _missing(verdict: Verdict | None) -> str:
     """In words what keeps it from being promoted."""
     if verdict is None:
         return "it is not under test"
-    if verdict.why is Why.UNCERTIFIED:
-        return "it has no certificate that holds, and would leave everything to the teacher"
+    if (held := _HELD.get(verdict.why)) is not None:
+        return held
     if verdict.remaining_s > 0.0 and not _unpassed(verdict):
         return f"the test runs for another {verdict.remaining_s / 3600:.1f} hours"
     gates = "; ".join(

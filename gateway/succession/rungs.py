@@ -7,6 +7,7 @@ contradict each other, the settings are wrong and nothing is opened.
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -20,14 +21,14 @@ from gateway.contract import certificate
 from gateway.contract.bundle import Bundle, open_bundle
 from gateway.contract.certificate import Fault, PolicyCertificate
 from gateway.contract.examples import Example
-from gateway.contract.manifest import OperatingPoint, Task
+from gateway.contract.manifest import Head, OperatingPoint, Task
 from gateway.errors import BundleMismatch, SettingsError
 from gateway.routing import severity
 from gateway.routing.budget import Purse
 from gateway.routing.net import SafetyNet
 from gateway.routing.policy import EscalationPolicy, Warrant
 from gateway.routing.risk import Rule
-from gateway.routing.severity import Critical, Severity
+from gateway.routing.severity import Critical, HeadCosts, Severity
 from gateway.settings import (
     ChatSettings,
     EnsembleSettings,
@@ -36,6 +37,7 @@ from gateway.settings import (
     PolicySettings,
     RuleSettings,
     ScriptedSettings,
+    SeveritySettings,
     TaskSettings,
     TeacherSettings,
     UpstreamSettings,
@@ -64,6 +66,8 @@ from gateway.teachers.scripted import ScriptedTeacher
 from gateway.teachers.upstream import Upstream
 from gateway.telemetry.metrics import Metrics
 from gateway.types import Reason
+
+_Stamp = tuple[int, int, int] | None  # of a file: inode, nanoseconds of its mtime, bytes
 
 _MEMBERS_SHARE = 0.8  # of a vote's time: the rest is for those who answered to be heard
 _DIGITS = 12  # of the fingerprint in an ensemble's name: 48 bits
@@ -437,23 +441,51 @@ def _severity(name: str, settings: TaskSettings, task: Task) -> Severity | None:
             f"{where}: what a call of the teacher costs is not known",
             mend=f"set tasks.{name}.prices.teacher_usd_per_1000",
         )
-    tables = {
-        head: severity.read(given, where=where) if isinstance(given, Path) else given
-        for head, given in chosen.costs.items()
-    }
     return Severity(
-        tuple(
-            severity.costs_of(
-                head,
-                tables.get(head.name, {}),
-                chosen.teacher.get(head.name, {}),
-                where=f"{where}.{head.name}",
-                right_may_cost=chosen.right_may_cost,
-            )
-            for head in task.heads
-        ),
+        tuple(_costs(head, chosen, where) for head in task.heads),
         bar=float(Decimal(call) / _MICRO / chosen.usd_per_unit),
     )
+
+
+def _costs(head: Head, chosen: SeveritySettings, where: str) -> HeadCosts:
+    given, taught = chosen.costs.get(head.name, {}), chosen.teacher.get(head.name, {})
+    right = chosen.right_may_cost
+    if isinstance(given, Path):
+        return _costs_in(given, _stamp(given), head, tuple(taught.items()), where, right)
+    return severity.costs_of(
+        head, given, taught, where=f"{where}.{head.name}", right_may_cost=right
+    )
+
+
+# A policy is made anew at each change of who serves, between two requests: a file that is as it was
+# is not read again.
+@functools.lru_cache(maxsize=64)
+def _costs_in(
+    path: Path,
+    _stamp: _Stamp,
+    head: Head,
+    taught: tuple[tuple[str, float], ...],
+    where: str,
+    right_may_cost: bool,  # noqa: FBT001  a key of the cache, as all of them
+) -> HeadCosts:
+    table = severity.read(path, where=where)
+    return severity.costs_of(
+        head, table, dict(taught), where=f"{where}.{head.name}", right_may_cost=right_may_cost
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _certificate(path: Path, _stamp: _Stamp) -> PolicyCertificate | None:
+    return certificate.read(path)
+
+
+def _stamp(path: Path) -> _Stamp:
+    """What is another where a file was replaced or written; None: it cannot be seen."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _critical(
@@ -506,7 +538,7 @@ def _warrant(policy: PolicySettings, student: Student, teacher: str, wanted: str
     if path is None:
         return None
     own = path.with_name(f"{path.stem}.{student.bundle.name}{path.suffix}")
-    found = certificate.read(own) or certificate.read(path)
+    found = _certificate(own, _stamp(own)) or _certificate(path, _stamp(path))
     if found is None:
         return Warrant(None, Fault.MISSING)
     fault = found.fault(student=student.bundle.id, teacher=teacher, policy=wanted)

@@ -23,6 +23,7 @@ from gateway.students.batching import Batcher
 from gateway.students.registry import Registry, Roles
 from gateway.students.student import Student
 from gateway.students.vacancy import NO_STUDENT, Vacancy
+from gateway.succession.roles import reconfigured
 from gateway.succession.rungs import (
     open_batcher,
     open_student,
@@ -69,13 +70,11 @@ def configured(settings: TaskSettings) -> str:
 class First:
     """Who serves when the process starts; no `student`: the teacher alone.
 
-    `roles` are to be written down once all is open that the start needs, where roles.json still
-    says what was `seen`; None: they stay.
+    `roles` are to be written down once all is open that the start needs; None: they stay.
     """
 
     student: Student | None
     roles: Roles | None
-    seen: Roles | None = None
 
 
 def first(settings: TaskSettings, registry: Registry, *, aside: bool) -> First:
@@ -90,12 +89,7 @@ def first(settings: TaskSettings, registry: Registry, *, aside: bool) -> First:
         return First(student, None)
     if settings.student.bundle is not None:
         registry.keep(settings.student.bundle)
-    seen, roles = roles, roles.model_copy(update={"configured": named})
-    if roles.serving != named:
-        taken = {"serving": named, "previous": roles.serving}
-        ended = {"launched": None, "canary": None, "proposal": None}
-        roles = roles.model_copy(update=taken | ended)
-    return First(student, roles, seen)
+    return First(student, reconfigured(roles, named))
 
 
 def first_bundle(settings: TaskSettings, registry: Registry) -> Path | None:

@@ -40,7 +40,8 @@ class Stage:
     """Where the `cast` of one task plays. `cascade` answers; `roles` say who has which role now.
 
     `written` is what roles.json said when it was last followed, or will say when the start is done;
-    None: there is none. `clock` gives seconds since the epoch. `absent` says in words why the
+    None: there is none. `clock` gives seconds since the epoch; pauses are measured in `ticks`,
+    seconds of a clock that nobody sets. `absent` says in words why the
     canary that there is does not answer here.
     """
 
@@ -55,6 +56,7 @@ class Stage:
         vigil: Vigil,
         metrics: Metrics,
         clock: Callable[[], float],
+        ticks: Callable[[], float],
     ) -> None:
         self.task = task
         self.registry = registry
@@ -62,8 +64,9 @@ class Stage:
         self.configured = configured(settings)
         self.cast = cast
         self.clock = clock
+        self.ticks = ticks
         self.written = written
-        self.roles = present(written, settings, cast.serving)
+        self.roles = present(written, configured=self.configured, serving=cast.serving.name)
         self.absent = ""
         self._vigil = vigil
         self._metrics = metrics

@@ -7,12 +7,19 @@ at; who is to go, and who comes, is not decided here.
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Sequence
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
+import orjson
+
+from gateway.contract.bundle import Bundle
 from gateway.routing.canary import Canary
 from gateway.routing.cascade import Cascade
+from gateway.routing.policy import EscalationPolicy
 from gateway.settings import TaskSettings
 from gateway.shadow.audit import Auditor
 from gateway.shadow.coins import Coins
@@ -89,10 +96,17 @@ class Vigil:
         self.watch.follow(
             Duty(
                 student=rung.bundle.id if rung.bundle else None,
-                terms=settings.alarms.terms(rung.policy.critical),
+                terms=replace(
+                    settings.alarms.terms(rung.policy.critical), policy=_doubts(rung.policy)
+                ),
                 certificate=str(certificate.issued_at) if certificate else "",
+                issued=certificate.issued_at.timestamp()
+                if certificate
+                else _issued(rung.bundle, settings.student.operating_point),
+                policy=_doubts(rung.policy),
                 threshold=rung.policy.threshold,
                 drift=settings.drift.enabled,
+                least=settings.drift.least,
                 share=lambda: cascade.coins.share,
                 elsewhere=elsewhere,
             )
@@ -102,8 +116,10 @@ class Vigil:
         self, canary: Canary | None, role: CanaryRole | None, settings: TaskSettings
     ) -> None:
         """Look at the canary that answers now, on the terms that hold now."""
-        critical = canary.rung.policy.critical if canary else None
-        terms = settings.promotion.alarm.terms(settings.alarms, critical)
+        policy = canary.rung.policy if canary else None
+        terms = settings.promotion.alarm.terms(settings.alarms, policy.critical if policy else None)
+        if policy is not None:
+            terms = replace(terms, policy=_doubts(policy))
         self.lookout.follow(canary, role.since if role else None, terms)
 
     def begin_anew(self) -> None:
@@ -116,3 +132,33 @@ class Vigil:
 
     def _look_closer(self) -> bool:
         return self.watch.alert
+
+
+def _issued(bundle: Bundle | None, operating_point: str) -> float:
+    """When a student was certified, or made where it was not, in seconds since the epoch.
+
+    A time that is none is older than anything.
+    """
+    if bundle is None:
+        return 0.0
+    point = bundle.manifest.operating_point(operating_point)
+    told = bundle.manifest.provenance.created_at
+    if point is not None and point.certificate is not None:
+        told = point.certificate.issued_at
+    try:
+        found = datetime.fromisoformat(told)
+    except ValueError:
+        return 0.0
+    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+
+
+def _doubts(policy: EscalationPolicy) -> str:
+    """SHA-256 of what makes an answer of the student doubtful. Risk rules say that of the text."""
+    said = {
+        "threshold": policy.threshold,
+        "critical": asdict(policy.critical) if policy.critical else None,
+        "severity": asdict(policy.severity) if policy.severity else None,
+        "min_familiarity": policy.min_familiarity,
+    }
+    options = orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_NUMPY
+    return hashlib.sha256(orjson.dumps(said, option=options, default=sorted)).hexdigest()

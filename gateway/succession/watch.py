@@ -29,7 +29,7 @@ from gateway.shadow.window import State
 from gateway.succession.footing import Footing
 from gateway.types import Answer, Audit, Coin, Instance, Prediction, Reason, Route
 
-# A risk rule or a safety net says something of a text, and nothing of how sure the student is of it.
+# A risk rule or a safety net speaks of a text, and not of how sure the student is of it.
 _NO_DOUBT = frozenset({Reason.CONFIDENT, Reason.NO_CERTIFICATE, Reason.HIGH_RISK})
 _EVERY_S = 10.0  # seconds of traffic that a crash may lose
 # Seconds between two answers that are heard for drift: texts of one request are of one kind, and a

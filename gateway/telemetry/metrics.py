@@ -438,7 +438,7 @@ class _Families:
         )
         self.certificate = gauge(
             "certificate_valid",
-            "1 while what the student serves is certified, 0 where it may serve nothing",
+            "1 while a certificate holds of what the student serves, 0 where it is void or stale",
             ["task"],
         )
         self.certificate_expiry = gauge(

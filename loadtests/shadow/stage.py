@@ -37,7 +37,7 @@ _STRIKE_AFTER_S = 1.0  # a process that comes up in a turn has so long
 _LOOK_S = 0.1  # between two looks
 _QUIET_S = 0.4  # over which a gateway is watched
 _QUIET_SHARE = 0.05  # of one core: below it nothing goes on but timers
-_SETTLED_S = 20.0  # at most: the longest pause before a candidate is begun again is half of it
+_SETTLED_S = 20.0  # at most: a candidate is begun again within about half of it
 _REPLY_S = 60.0  # only a hang takes so long
 _ROUTE = "/admin/v1/shadow"
 _WARM = 8  # requests before a turn
@@ -182,8 +182,7 @@ def stage(variant: Variant, bundle: Path, bodies: Sequence[bytes]) -> Iterator[S
 def _settings(variant: Variant, bundle: Path, port: int) -> dict[str, Any]:
     shadow: dict[str, Any] = {"share": 0.0 if variant.candidate is None else 1.0, "queue": _QUEUE}
     if variant.strike is not None:
-        # Begun again in the same turn, and not ten times as long after as it takes to begin it.
-        shadow |= {"limit_ms": _LIMIT_MS, "busy": 1.0}
+        shadow |= {"limit_ms": _LIMIT_MS}
     task = {
         "student": {"bundle": str(bundle)},  # and the defaults of `understudy serve`
         "teacher": {"scripted": {}},

@@ -180,4 +180,6 @@ def test_nothing_is_lost_when_the_gateway_starts_again(scene: Scene, tmp_path: P
         assert said.status == 0
     written = understudy("shadow", "report", "--config", str(again.config), "--out", str(page))
     assert written.status == 0
-    assert page.read_text().count("<svg") >= 3
+    html = page.read_text()
+    assert html.count("<svg") >= 3
+    assert f"may spend {shown['verdict']['alpha']:.4g} of alpha" in html  # as the status says

@@ -32,7 +32,7 @@ ALERTS = {"UnderstudyRolledBack", "UnderstudyEscalatesMuch", "UnderstudyCertific
 
 def test_the_story_ends_as_it_must_and_is_heard(tmp_path: Path) -> None:
     folder, port = tmp_path / "story", two_free_ports()
-    command = [*GATEWAY, "story", "--once", "--json", "--folder", folder, "--port", port]
+    command = [*GATEWAY, "story", "--json", "--folder", folder, "--port", port]
     out, err = tmp_path / "out.json", tmp_path / "err.txt"
     with (
         out.open("w") as told,

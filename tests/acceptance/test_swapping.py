@@ -276,6 +276,13 @@ def test_several_gateways_are_told_in_turn(start: Starter, tmp_path: Path) -> No
     ran = understudy("students", "add", bundle, "--admin", process.url, "--admin", process.url)
     assert ran.out.count("is added to") == 2
     assert understudy("students", "list", "--admin", "ftp://host").status == 2
+    old = serving(process)
+    understudy("students", "swap", bundle.name, "--admin", process.url)
+    ran = understudy("students", "rollback", "--admin", gone, "--admin", process.url)
+    assert (ran.status, serving(process)) == (1, old)  # the way back goes past who is gone
+    assert f"{process.url}: {old} serves {TASK.name}" in ran.out
+    assert f"{gone}: " in ran.err
+    assert f"done at {process.url}" in ran.err
 
 
 def test_every_replica_is_told_and_a_new_one_serves_what_they_serve(

@@ -70,6 +70,16 @@ def test_a_reply_that_is_not_a_gateways_is_an_error(
         list(Gateways((url,), "").each("GET", "/"))
 
 
+def test_whoever_can_be_reached_is_told() -> None:
+    with host(200) as (gone, _):
+        pass
+    with host(200) as (url, keys):
+        gateways = Gateways((gone, url), "secret")
+        assert gateways.first("/") == {}
+        replies, (wrong,) = gateways.all("GET", "/", body=b"", kind="application/json")
+        assert (replies, len(keys), gone in wrong.message) == ([(url, {})], 2, True)
+
+
 def test_what_is_not_there_is_said_with_the_url() -> None:
     with host(200) as (url, _):
         pass

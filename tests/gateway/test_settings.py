@@ -193,6 +193,7 @@ def test_a_mistake_in_a_task_names_its_key(path: Path, task: dict[str, Any], mes
         ({"logging": {"level": "loud"}}, "logging.level: "),
         ({"keys": [{"name": "a"}]}, "keys.0.sha256: this key is required"),
         ({"keys": [{"name": "a", "sha256": "xyz"}]}, "keys.0.sha256: "),
+        ({"keys": [{"name": "alarm", "sha256": HASH}]}, "keys.0.name: alarm is who changes "),
         ({"keys": 5}, "keys: "),
         ({"keys": "abc"}, "keys: "),
         ({"keys": {"name": "a", "sha256": HASH}}, "keys: "),

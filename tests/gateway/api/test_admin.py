@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
+import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +15,11 @@ from httpx2 import Response
 
 from gateway.api.admin import without_secrets
 from gateway.api.auth import new_key
+from gateway.api.shadow import CandidateReply
 from gateway.app import build_admin, build_app
 from gateway.settings import Settings
+from gateway.students.registry import Registry
+from gateway.succession.candidacy import Progress
 from tests.conftest import Client, Opener
 from tests.factories import CONFIDENT, TASK, tiny_bundle
 from tests.hostile import Parts, parts_of
@@ -83,7 +89,7 @@ def test_a_bundle_is_sent_swapped_in_and_rolled_back(client: Client, other: Part
 
 
 def test_a_bundle_that_is_sent_is_a_candidate_where_a_share_is_compared(
-    serve: Opener, other: Parts
+    serve: Opener, other: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = serve(tickets={"shadow": {"share": 0.5}})
     reply = send(client, other).json()
@@ -91,7 +97,16 @@ def test_a_bundle_that_is_sent_is_a_candidate_where_a_share_is_compared(
     (task,) = client.get(STUDENTS).json()["tasks"]
     roles = {each["name"]: each["role"] for each in task["bundles"]}
     assert roles == {task["serving"]: "serving", other.folder: "candidate"}
+    threads: list[str] = []
+    shape = CandidateReply.of
+
+    def of(progress: Progress) -> CandidateReply:
+        threads.append(threading.current_thread().name)
+        return shape(progress)
+
+    monkeypatch.setattr(CandidateReply, "of", of)
     (shadow,) = client.get(SHADOW).json()["tasks"]
+    assert [name.partition("_")[0] for name in threads] == ["asyncio"]  # beside the event loop
     (shown,) = shadow["candidates"]
     assert (shadow["serving"], shown["name"]) == (task["serving"], other.folder)
     assert (shown["share"], shown["whole"]["compared"], shown["worst"]) == (0.5, 0, [])
@@ -115,6 +130,31 @@ def test_every_kind_of_archive_may_be_sent(
     content = {"gzip": gzip.compress(other.tar()), "zip": other.zip(), "tar": other.tar()}[form]
     reply = client.post(STUDENTS, content=content, headers={"content-type": kind})
     assert reply.status_code == 201
+
+
+def test_an_archive_is_laid_down_and_swept_away_beside_the_event_loop(
+    client: Client, other: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside: list[str] = []
+
+    def look(where: str) -> None:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            beside.append(where)
+
+    rmtree = shutil.rmtree
+
+    def removed(*said: Any, **more: Any) -> None:
+        look("removed")
+        rmtree(*said, **more)
+
+    monkeypatch.setattr(Registry, "_sweep", lambda _: look("laid"))
+    monkeypatch.setattr(shutil, "rmtree", removed)
+    assert client.post(STUDENTS, content=other.tar(), headers=TAR).status_code == 201
+    # what came, and inside of that what was unpacked of it
+    assert (beside[:2], beside[-1]) == (["laid", "laid"], "removed")
+    assert beside.count("removed") >= 2
 
 
 def test_a_hostile_archive_gets_its_code_and_its_mending(client: Client, other: Parts) -> None:

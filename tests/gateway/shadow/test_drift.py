@@ -48,7 +48,8 @@ def test_traffic_drifts_in_the_signals_that_move() -> None:
         assert still.mean == pytest.approx(mean)
     assert not any(changed[:2000])
     assert any(changed[2000:])
-    traffic.renew()
+    traffic.forget(Signal.UNFAMILIAR)
+    assert [each.rows for each in traffic.movements] == [4000, 0, 4000]
     assert traffic.drift().state is State.STEADY
 
 
@@ -80,7 +81,7 @@ def test_beside_the_signals_stand_the_mix_and_the_accuracy_since_traffic_changed
     assert found.mixes["intent"].shift.state is State.DRIFTING
     again = Traffic().restore(traffic.saved()).drift()
     assert (again.mixes, again.accuracy) == (found.mixes, found.accuracy)
-    unreadable: list[dict[str, Any]] = [{"mixes": 3}, {"trust": {}}, {"mixes": {"intent": {}}}]
+    unreadable: list[Any] = [3, {"mixes": 3}, {"trust": {}}, {"mixes": {"intent": {}}}]
     for broken in unreadable:
         with pytest.raises(DataError):
             Traffic().restore(broken)

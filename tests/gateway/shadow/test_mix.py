@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.errors import DataError
-from gateway.shadow.mix import NONE, Mix, shift
+from gateway.shadow.mix import NONE, OTHERS, Mix, shift
 from gateway.shadow.window import State
 
 
@@ -66,6 +66,30 @@ def test_flags_are_compared_as_sets_and_shown_one_by_one() -> None:
     assert found.shares == {"urgent": 0.6}
     sets = {"urgent + legal": 50, NONE: 50}
     assert found.shift == shift(sets, {"urgent": 60, NONE: 40})
+
+
+def test_what_is_shown_is_reckoned_once_in_a_hundred_rows() -> None:
+    mix = Mix(first=100)
+    for _ in range(100):
+        mix.add(("a",))
+    shown = mix.makeup()
+    for _ in range(99):
+        mix.add(("b",))
+    assert mix.makeup() is shown
+    mix.add(("b",))
+    assert mix.makeup().shares == {"b": 1.0}
+
+
+def test_names_that_are_first_said_after_256_count_as_one() -> None:
+    """Each row has flags that nobody has said before, as thirty flags may for a long time."""
+    mix = Mix(first=2000)
+    for number in range(4000):
+        mix.add((f"flag {number % 1500}", "urgent"))
+    kept = json.loads(json.dumps(mix.saved()))
+    assert len(kept["first"]) == 257
+    found = Mix(first=2000).restore(kept).makeup()
+    assert found == mix.makeup()
+    assert found.shares[OTHERS] == 0.744  # the last thousand are 0 to 999, of which 256 have names
 
 
 def test_a_mix_goes_on_from_what_was_saved() -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from gateway.shadow.course import courses
+from gateway.shadow.course import courses, footing_of
 from gateway.shadow.page import Trialled, page
 from gateway.shadow.pairing import Labels, Measure, Sight
-from gateway.shadow.promotion import Gate, Standing, Terms, Trial
+from gateway.shadow.promotion import Footing, Gate, Standing, Terms, Trial
 from gateway.shadow.slices import Slices
 from gateway.store.comparisons import Disagreement
 from tests.gateway.shadow.test_slices import ONE
@@ -52,6 +52,29 @@ def test_the_course_is_that_of_the_footing_that_held_last() -> None:
     assert pairs == {Gate.DISAGREEMENT: 300, Gate.NOISE: 0, Gate.ESCALATION: 200}
 
 
+def test_a_course_is_judged_by_the_alpha_that_the_candidate_may_spend() -> None:
+    """Of 20 rivals each has a twentieth of it, so that its bounds are wider."""
+    found = courses(rows, terms=TERMS, measure=MEASURE, rivals=20)
+    last = found[Gate.DISAGREEMENT][-1].finding
+    trial = Trial(TERMS, began=1000.0)
+    for _, sight in rows():
+        trial.add(MEASURE.pair(sight))
+    (alone, *_), (among, *_) = (trial.verdict(rivals=each).findings for each in (1, 20))
+    assert last.upper == among.upper > alone.upper
+
+
+def test_the_footing_of_rows_is_that_of_the_last_also_where_a_canary_answered_it() -> None:
+    seen = [
+        (at, replace(sight, policy="p", serves="s", serving_policy="q")) for at, sight in rows()
+    ]
+    canary = replace(seen[0][1], serving_policy=None)
+    where = Footing("p", "s", "q", MEASURE.slow_s)
+    assert footing_of([*seen, (2000.0, canary)], MEASURE) == (301, where)
+    other = replace(canary, policy="another")
+    assert footing_of([*seen, (2000.0, other)], MEASURE) == (301, replace(where, policy="another"))
+    assert footing_of([(1.0, canary)], MEASURE) == (1, replace(where, serving_policy=""))
+
+
 def test_of_nothing_there_is_no_course() -> None:
     found = courses(list, terms=TERMS, measure=MEASURE)
     assert set(found.values().__iter__().__next__()) == set()
@@ -70,6 +93,7 @@ def test_the_page_stands_alone_and_shows_texts_as_texts() -> None:
         [
             Trialled(
                 "tickets-1",
+                0.0125,
                 courses(rows, terms=TERMS, measure=MEASURE),
                 slices,
                 (worst, kept_nowhere),
@@ -82,5 +106,6 @@ def test_the_page_stands_alone_and_shows_texts_as_texts() -> None:
     assert "<script" not in shown
     assert "tickets &lt;b&gt;" in shown
     assert "not kept" in shown
+    assert "may spend 0.0125 of alpha" in shown
     assert "100.00%" in shown  # of one request, one differs from who serves
     assert "http" not in shown

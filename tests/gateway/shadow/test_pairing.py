@@ -9,7 +9,7 @@ import pytest
 from gateway.shadow.pairing import Labels, Measure, Sight, seen
 from gateway.shadow.promotion import Pair
 from gateway.types import Comparison, Lapse, Source
-from tests.gateway.telemetry.answers import confident, escalated, prediction
+from tests.gateway.telemetry.answers import escalated, prediction
 
 MEASURE = Measure(slow_s=0.05, critical={"intent": frozenset({"fraud"})})
 
@@ -98,9 +98,11 @@ def test_a_comparison_is_seen_as_it_is() -> None:
     comparison = Comparison(
         answer=answer, candidate="tickets-1", prediction=None, escalates=True, propensity=0.1,
         lapse=Lapse.HUNG, teacher=teacher, source=Source.ESCALATED, by_chance=True,
+        serving_escalates=True,
     )  # fmt: skip
     sight = seen(comparison)
     assert sight.labels is None
     assert sight.teacher == {"intent": frozenset({"login"}), "risk": frozenset()}
     assert (sight.serving_escalates, sight.by_chance, sight.wished) == (True, True, False)
-    assert seen(replace(comparison, answer=confident(1))).serving_escalates is False
+    # What counts is not whether it was escalated but whether its policy says so.
+    assert seen(replace(comparison, serving_escalates=False)).serving_escalates is False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import orjson
@@ -42,7 +42,7 @@ def trial(*pairs: tuple[Pair, int], terms: Terms | None = None) -> Trial:
 
 def judged(made: Trial, at: float, *, rivals: int = 1) -> Verdict:
     """The verdict at that time, where something was compared all the while."""
-    made.add(Pair(), at=at)
+    made._spans = {gate: [(0.0, at)] for gate in made._spans}
     return made.verdict(rivals=rivals)
 
 
@@ -92,6 +92,29 @@ def test_a_rate_at_the_limit_is_held_and_after_its_rows_inconclusive() -> None:
     assert judged(trial(*at, terms=terms), WEEK).why is Why.OPEN
     found = judged(trial(*at, *at, terms=terms), WEEK)
     assert (found.decision, found.why) == (Decision.HOLD, Why.INCONCLUSIVE)
+
+
+def test_rows_that_say_nothing_of_a_gate_are_no_time_of_its_test() -> None:
+    """A week without a view of the teacher, and then five minutes with it."""
+    made = Trial(Terms(), began=0.0)
+    unseen = replace(AGREES, differs=None, serving_differs=None)
+    for hour in range(7 * 24):
+        made.add(unseen, at=3600.0 * hour)
+    for second in range(700):
+        made.add(AGREES, at=WEEK + second * 300.0 / 699)
+    found = made.verdict()
+    assert (found.decision, found.why) == (Decision.HOLD, Why.EARLY)
+    assert found.elapsed_s == pytest.approx(300.0)
+    assert Trial.restored(made.saved(), Terms()).verdict() == found
+
+
+def test_a_long_silence_is_no_time_of_a_test_and_a_short_one_is() -> None:
+    made = trial(terms=one(Gate.DISAGREEMENT, 0.02))
+    hour = 3600.0
+    for at in (7.0, 1.0, 13.5, 14.5):  # hours; rows may come late
+        made.add(AGREES, at=at * hour)
+    assert made.verdict().elapsed_s == (7.0 - 1.0 + 14.5 - 13.5) * hour
+    assert made.since(Gate.DISAGREEMENT) == hour
 
 
 def test_what_was_proved_and_is_so_no_longer_does_not_count() -> None:

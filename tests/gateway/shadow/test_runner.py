@@ -64,6 +64,15 @@ def test_a_text_is_run_and_its_share_of_the_batch_told() -> None:
     with_runner(work, lambda: Puppet(SAID))
 
 
+def test_a_text_that_was_run_by_itself_has_its_own_time_whatever_the_batch_took() -> None:
+    async def work(runner: Runner, runs: list[Run]) -> None:
+        runner.offer("one", runs.append)
+        await until(lambda: bool(runs))
+        assert runs == [Run(SAID, 0.02)]  # the half second of the batch was others' processor
+
+    with_runner(work, lambda: Puppet(SAID, took=0.02))
+
+
 def test_a_text_that_the_model_fails_on_fails_alone() -> None:
     async def work(runner: Runner, runs: list[Run]) -> None:
         runner.offer("one", runs.append)
@@ -89,6 +98,7 @@ def test_what_finds_no_room_is_refused_and_counted(text: str) -> None:
         room = 4 if text == "one" else 1  # texts; characters in all
         assert taken == [True] * room + [False] * (6 - room)
         assert (runner.shed[Shed.FULL], runner.depth) == (6 - room, room)
+        assert runner.shown == (1 + room) / 7
 
     with_runner(work, mute)
 
@@ -188,7 +198,7 @@ def test_a_process_rests_as_long_as_its_share_of_the_time_asks_for() -> None:
     async def work(runner: Runner, runs: list[Run]) -> None:
         assert runner.rest(2.0) == 0.5  # worked 0.8 of 2.5 s
         assert runner.pause(1, 2.0) == 0.5
-        assert runner.rest(1000.0) == 60.0
+        assert runner.rest(1000.0) == 250.0
         clock = asyncio.get_running_loop().time
         began = clock()
         runner.offer("half a second", runs.append)  # says the puppet, which takes none
@@ -198,6 +208,34 @@ def test_a_process_rests_as_long_as_its_share_of_the_time_asks_for() -> None:
         assert clock() - began >= 0.125
 
     with_runner(work, lambda: Puppet(SAID), busy=0.8)
+
+
+@pytest.mark.parametrize("crashes", [False, True])
+def test_what_a_lost_batch_took_is_rested_from_too(
+    *, crashes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a tenth of the time: a batch of 0.01 s at least asks for nine times as long."""
+    puppet = Puppet(SAID, mute=True)
+    pauses: list[tuple[float, float]] = []
+    pause = Runner.pause
+
+    def noted(self: Runner, failures: int, lost: float) -> float:
+        pauses.append((lost, pause(self, failures, lost)))
+        return pauses[-1][1]
+
+    monkeypatch.setattr(Runner, "pause", noted)
+
+    async def work(runner: Runner, runs: list[Run]) -> None:
+        runner.offer("hangs", runs.append)
+        if crashes:
+            await puppet.got.wait()
+            asyncio.get_running_loop().call_later(0.02, puppet.crash)
+        await until(lambda: runner.state is State.RESTING)
+        ((lost, rest),) = pauses
+        assert lost >= 0.01
+        assert rest == pytest.approx(9.0 * lost)
+
+    with_runner(work, lambda: puppet, limit_s=60.0 if crashes else 0.02, busy=0.1)
 
 
 def test_a_process_that_ends_while_it_rests_is_begun_again_at_once() -> None:
@@ -223,7 +261,8 @@ def test_a_batch_whose_process_is_kept_from_the_processor_has_not_hung() -> None
 
     async def work(runner: Runner, runs: list[Run]) -> None:
         runner.offer("one", runs.append)
-        await until(lambda: puppet.looked >= 3)  # each time the limit had passed
+        before = puppet.looked
+        await until(lambda: puppet.looked >= before + 3)  # each time the limit had passed
         assert not puppet.killed
         puppet.answer()
         await until(lambda: len(runs) == 1)

@@ -6,11 +6,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
+import pytest
+
 from gateway.routing.policy import EscalationPolicy
 from gateway.shadow.lot import lot
 from gateway.shadow.pairing import Measure
 from gateway.shadow.promotion import Gate, Terms, Trial
-from gateway.shadow.runner import Runner
+from gateway.shadow.runner import Runner, Shed
 from gateway.shadow.shadow import Candidate, Sampling, Shadow
 from gateway.shadow.slices import Slices
 from gateway.teachers.cache import AnswerCache
@@ -18,7 +20,7 @@ from gateway.teachers.guard import Guard
 from gateway.teachers.scripted import ScriptedTeacher
 from gateway.types import Answer, Coin, Comparison, Prediction, Reason, Source
 from tests.gateway.shadow.puppet import Puppet
-from tests.gateway.shadow.test_runner import until
+from tests.gateway.shadow.test_runner import SOON, until
 from tests.gateway.telemetry.answers import TICKETS, audit, confident, escalated, prediction
 
 SAID = prediction()  # score 0.72
@@ -55,7 +57,7 @@ def a_candidate(
         measure=Measure(slow_s=10.0),
         trial=Trial(Terms(), began=0.0),
         slices=Slices(("amount",)),
-        pairs=lambda _: True,
+        beside=lambda _: EscalationPolicy(0.5),
     )
 
 
@@ -128,9 +130,7 @@ def test_the_share_is_drawn_by_a_hash_of_the_answers_id_and_its_propensity_kept(
         answers = [confident(number, text="the same text") for number in range(200)]
         for answer in answers:
             shadow.answered(answer)
-        drawn = [
-            answer.id for answer in answers if lot("shown", "tickets-1", answer.id) < 0.25
-        ]
+        drawn = [answer.id for answer in answers if lot("shown", "tickets-1", answer.id) < 0.25]
         await until(lambda: len(told) == len(drawn))
         assert [each.answer.id for each in told] == drawn
         assert 0 < len(drawn) < 200
@@ -212,6 +212,59 @@ def test_of_escalated_requests_as_large_a_share_counts_as_the_audit_takes_of_the
     with_shadow(work, Sampling(1.0), uniform=0.02)
 
 
+def test_of_escalated_requests_as_many_are_void_as_of_the_audits() -> None:
+    """A fifth of all is escalated, and half of the audits never come, in runs of ten.
+
+    Of what counts a fifth is escalated then too. Were all of them to count, it would be a third.
+    """
+
+    async def work(shadow: Shadow, told: list[Comparison]) -> None:
+        drawn = 0
+        for number in range(4000):
+            if number % 5 == 0:
+                shadow.answered(_again(number))
+                continue
+            by_coin = lot("a coin", str(number)) < 0.5
+            answer = confident(number, coin=Coin.UNIFORM if by_coin else None, audit_propensity=0.5)
+            shadow.answered(answer)
+            if by_coin and drawn // 10 % 2:
+                shadow.unaudited(answer)
+            elif by_coin:
+                shadow.audited(audit(answer, TEACHER))
+            drawn += by_coin
+        await until(lambda: len(told) == 4000)
+        counted = [each.source for each in told if each.by_chance]
+        assert len(counted) == pytest.approx(1000, abs=100)  # 0.5 * 0.5 of 4,000
+        share = counted.count(Source.ESCALATED) / len(counted)
+        assert share == pytest.approx(0.2, abs=0.05)  # four standard deviations
+
+    with_shadow(work, Sampling(1.0), uniform=0.5)
+
+
+def test_escalated_requests_wait_for_the_audit_before_them_and_count_as_it_does() -> None:
+    async def work(shadow: Shadow, told: list[Comparison]) -> None:
+        for number, comes in ((10, True), (20, False)):
+            drawn = confident(number, coin=Coin.UNIFORM, audit_propensity=1.0)
+            shadow.answered(drawn)
+            shadow.answered(_again(number + 1))
+            await until(lambda: shadow.candidates[0].runner.depth == 0)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert [each for each in told if each.answer.id == _again(number + 1).id] == []
+            if comes:
+                shadow.audited(audit(drawn, TEACHER))
+            else:
+                shadow.unaudited(drawn)
+            shadow.answered(_again(number + 2))
+        late = _again(30)
+        shadow.answered(replace(late, at=late.at + 4000.0))  # nothing was drawn for an hour
+        await until(lambda: len(told) == 7)
+        counts = {int(each.answer.id[-2:]): each.by_chance for each in told}
+        assert counts == {10: True, 11: True, 12: True, 20: False, 21: False, 22: False, 30: True}
+
+    with_shadow(work, Sampling(1.0, audit_wait_s=SOON), uniform=1.0)
+
+
 def _again(number: int) -> Answer:
     return escalated(number, student=SAID, teacher=TEACHER)
 
@@ -257,3 +310,18 @@ def test_at_a_share_of_nothing_nothing_is_shown() -> None:
         assert told == []
 
     with_shadow(work, Sampling(0.0))
+
+
+def test_what_waited_for_a_candidate_that_leaves_is_counted_and_stays_so() -> None:
+    async def work(shadow: Shadow, _: list[Comparison]) -> None:
+        (candidate,) = shadow.candidates
+        candidate.runner.shed[Shed.FULL] = 5
+        for number in range(3):
+            shadow.answered(confident(number))
+        assert candidate.runner.depth == 3
+        assert shadow.leave("tickets-1") is candidate
+        assert shadow.skipped == {"full": 5, "resting": 0}  # they are not forgotten meanwhile
+        await shadow.retired()
+        assert shadow.skipped == {"full": 5, "resting": 3}
+
+    with_shadow(work, Sampling(1.0))

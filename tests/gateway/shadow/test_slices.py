@@ -21,9 +21,13 @@ def test_a_request_counts_in_every_slice_that_it_belongs_to() -> None:
     slices.add(ONE)
     taught = replace(ONE, teacher=prediction("login"), source=Source.AUDIT, escalates=True)
     slices.add(taught)
-    assert slices.whole == Counts(2, 2, 1, 0, 1, 1)
-    assert slices.heads == {"intent": Counts(2, 2, 1, 0, 1, 1), "risk": Counts(2, 0, 1, 0, 0, 1)}
-    first, second = Counts(1, 1), Counts(1, 1, 1, 0, 1, 1)
+    slices.add(replace(taught, answer=confident(2), serving_policy=None))  # of a canary
+    assert slices.whole == Counts(3, 2, 2, 0, 1, 2, 2, 1)
+    assert slices.heads == {
+        "intent": Counts(3, 2, 2, 0, 1, 2, 2, 1),
+        "risk": Counts(3, 0, 2, 0, 0, 2, 2, 1),
+    }
+    first, second = Counts(1, 1, paired=1), Counts(2, 1, 2, 0, 1, 2, 1, 1)
     assert slices.parts == {
         "length": {"up to 64": first.plus(second)},
         "hour": {"22": first.plus(second)},  # 1,700,000,001 s is 22:13 in UTC
@@ -51,9 +55,10 @@ def test_what_is_saved_comes_back_and_adds_up() -> None:
     slices = Slices()
     slices.add(ONE)
     both = Slices.restored(slices.saved()).absorb(slices)
-    assert both.whole == Counts(2, 2)
-    assert both.heads["intent"] == Counts(2, 2)
-    assert both.parts["label.intent"] == {"refund": Counts(2, 2)}
+    twice = Counts(2, 2, paired=2)
+    assert both.whole == twice
+    assert both.heads["intent"] == twice
+    assert both.parts["label.intent"] == {"refund": twice}
     broken = slices.saved()
     broken["whole"] = [1, 2]
     with pytest.raises(TypeError):

@@ -131,6 +131,24 @@ def test_what_is_saved_goes_on_where_the_limit_is_the_same() -> None:
     assert seen(other, Stream.DISAGREEMENT) == (3, 2.0)
 
 
+def test_rows_of_another_thing_do_not_go_on_under_the_same_limit() -> None:
+    streams = Streams(WHOLE)
+    streams.audited(drawn(), prediction("login", risk=("legal",)))
+    streams.answered(at(1.0, total=0.2), sampled=False)
+    streams.answered(at(2.0), sampled=False)
+    kept = json.loads(json.dumps(streams.saved()))
+    once = dict.fromkeys(Stream, 1)
+    others = critical_of(HEADS, {"intent": ("login",)}, 0.5, where="a test")
+    for terms, anew in (
+        (replace(WHOLE, latency_s=0.5), {Stream.LATENCY}),
+        (replace(WHOLE, critical=others), {Stream.CRITICAL}),
+        (replace(WHOLE, critical=replace(CRITICAL, threshold=0.1)), set()),  # the policy says it
+        (replace(WHOLE, policy="stricter"), {Stream.ERROR, Stream.CRITICAL}),
+    ):
+        found = {each.stream: each.rows for each in Streams(terms).restore(kept).readings()}
+        assert found == once | dict.fromkeys(anew, 0)
+
+
 @pytest.mark.parametrize(
     "kept",
     [{"error": {}}, {"error": {"alarm": None}}, {"error": {"alarm": {"limit": 0.1}, "high": "x"}}],

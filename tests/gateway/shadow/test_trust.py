@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.errors import DataError
+from gateway.shadow.sequential import ConfidenceSequence
 from gateway.shadow.trust import Trust
 
 
@@ -44,6 +45,18 @@ def test_confidence_that_says_worse_than_it_is_asks_for_it_too() -> None:
     assert found.estimated is None
     assert found.upper < -0.01
     assert found.recalibrate
+
+
+def test_both_bounds_together_are_wrong_as_often_as_is_said() -> None:
+    """So each of them has half of it."""
+    trust, gaps = Trust(), ConfidenceSequence()
+    for at in range(300):
+        trust.audited(0.9, right=at % 5 != 0)
+        gaps.add((1.9 - (at % 5 != 0)) / 2.0)
+        trust.accuracy()  # however often somebody looks
+    half = gaps.bounds(0.025)
+    found = trust.accuracy(delta=0.05)
+    assert (found.lower, found.upper) == (2.0 * half.lower - 1.0, 2.0 * half.upper - 1.0)
 
 
 def test_nothing_audited_says_nothing() -> None:

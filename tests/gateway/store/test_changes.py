@@ -156,6 +156,25 @@ def test_of_replicas_that_start_at_once_one_notes_it(log: Engine) -> None:
     ]
 
 
+def test_a_row_that_was_withdrawn_does_not_say_who_serves(log: Engine) -> None:
+    changes = Changes(log)
+
+    def note(what: What, old: str, new: str) -> None:
+        changes.append(Entry(what=what, who="ann", task="tickets", old=old, new=new))
+
+    changes.start("tickets", "one", who="start")
+    note(What.SWAP, "one", "two")
+    note(What.WITHDRAWN, "two", "one")
+    changes.start("tickets", "one", who="start")
+    assert [row.what for row in latest(log, 9)] == ["withdrawn", "swap", "start"]
+    note(What.SWAP, "one", "two")
+    note(What.SWAP, "two", "three")
+    note(What.ROLLBACK, "two", "one")  # it was faster, and its row too
+    note(What.WITHDRAWN, "three", "two")
+    changes.start("tickets", "one", who="start")
+    assert latest(log, 1)[0].what == "withdrawn"
+
+
 def test_rows_that_are_gone_are_named_wherever_they_stood(kept: Engine) -> None:
     fill(kept)
     alter(kept, delete(changes).where(changes.c.number == 5))

@@ -88,6 +88,8 @@ def test_slices_go_with_the_records_of_their_time_and_evidence_stays(engine: Eng
     trials.forget(engine, NOON - 30 * DAY_S)
     kept = {each.segment: each for each in trials.counted(engine, ["old", "new", "older"])}
     assert (kept["old"].slices, kept["new"].slices) == (None, new.slices)
+    sliced = {each.segment: each.sliced for each in trials.headers(engine, "tickets")}
+    assert sliced == {"old": False, "new": True, "older": False}  # who reads headers sees it
     assert kept["old"].state == old.state
     assert trials.fold(engine, "tickets", now=NOON, total=total) == 2  # of days nothing is known
 

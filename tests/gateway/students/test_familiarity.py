@@ -115,7 +115,7 @@ def test_a_text_that_fails_in_a_process_leaves_the_others_their_familiarity(
         return plain(texts)
 
     monkeypatch.setattr(student, "raw", raw)
-    found, failures, _, _ = _answer(student, [NEAR, "poison", STRANGE])
+    found, failures, *_ = _answer(student, [NEAR, "poison", STRANGE])
     assert list(failures) == [1]
     assert found.distances is not None
     np.testing.assert_allclose(found.distances, [1.0, 0.0, np.sqrt(3)], rtol=1e-6)

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -334,12 +335,13 @@ class Frames:
 def test_a_child_says_that_it_is_ready_then_logits_then_leaves(student: Student) -> None:
     frames = Frames(student)
     assert frames.read() is None
-    raw, failures, started, ended = frames.ask(TEXTS)
+    raw, failures, started, ended, apart = frames.ask(TEXTS)
     here = student.raw(TEXTS)
     np.testing.assert_array_equal(raw.logits, here.logits)
     np.testing.assert_array_equal(raw.lengths, here.lengths)
     assert (raw.truncated, raw.distances, failures) == ([False] * 4 + [True], None, {})
     assert started <= ended
+    assert apart is None
     frames.end()
 
 
@@ -410,6 +412,27 @@ def test_a_text_that_the_model_fails_on_in_the_child_fails_alone(
     assert failed.message == message
 
 
+def test_texts_that_are_run_apart_have_times_of_their_own_without_those_of_others(
+    student: Student, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two seconds others had half a one, and of the next four three."""
+    alone = shown(student.predict(["fraud"])), shown(student.predict([LONG]))
+    times, kept = iter([0.0, 1.0, 3.0, 3.0, 7.0, 9.0]), iter([0.0, 0.5, 0.5, 3.5])
+    monkeypatch.setattr(process, "time", SimpleNamespace(perf_counter=lambda: next(times)))
+    monkeypatch.setattr(process, "_kept_s", lambda _process: next(kept))
+    answered = process._answer(student, ["fraud", LONG], apart=True)
+    monkeypatch.undo()
+
+    async def work() -> Ran:
+        worker, _ = followed(student)
+        await worker.close()
+        return worker._read(answered)
+
+    ran = asyncio.run(work())
+    assert (ran.started, ran.ended, ran.seconds) == (0.0, 9.0, [1.5, 1.0])
+    assert (shown([ran.outcomes[0]]), shown([ran.outcomes[1]])) == alone
+
+
 def test_frames_may_come_in_pieces_and_several_in_one_piece() -> None:
     heard: list[object] = []
     line = _Line(heard.append, lambda: heard.append("lost"))
@@ -447,8 +470,13 @@ def test_the_command_of_the_child_leaves_the_signals_of_the_parent_alone(
 def test_a_child_that_is_aside_gives_way_to_all_others(student: Student) -> None:
     async def play() -> None:
         worker = ProcessWorker(student, environment=environment_without_keys(), aside=True)
-        worker.follow(lambda _ran: None, lambda: None)
+        ran: asyncio.Future[Ran] = asyncio.get_running_loop().create_future()
+        worker.follow(ran.set_result, lambda: None)
         await worker.ready()
+        worker.send(TEXTS)
+        apart = (await ran).apart  # so that a candidate's text has no part of another's time
+        assert apart is not None
+        assert len(apart) == len(TEXTS)
         child = worker._process.pid
         assert os.sched_getscheduler(child) == os.SCHED_IDLE
         assert os.getpriority(os.PRIO_PROCESS, child) == 19

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gateway import settings
+from gateway import assembly, settings
 from gateway.assembly import Gateway, open_gateway
 from gateway.contract import archive
 from gateway.contract.bundle import Bundle
@@ -26,7 +26,7 @@ from gateway.errors import (
 )
 from gateway.store.changes import latest
 from gateway.store.database import open_database
-from gateway.students.registry import ROLES, Registry
+from gateway.students.registry import ROLES, Owed, Registry, Roles
 from gateway.succession.line import Succession
 from gateway.types import Answer, Instance, Route, Terms
 from tests.factories import CONFIDENT, TASK, UNSURE, settings_file, tiny_bundle
@@ -114,7 +114,10 @@ def test_going_back_takes_the_student_that_is_still_loaded(tmp_path: Path) -> No
         assert change.previous == name
         assert series(gateway, f'swaps_total{{result="rolled_back",task="{TASK.name}"}}') == 1
         assert gateway.tasks[TASK.name].rung.student is first.student
-        assert (await succession.roll_back(by="test")).serving == name
+        with pytest.raises(BundleMissing, match=f"{name} was rolled back itself") as caught:
+            await succession.roll_back(by="test")
+        assert f"understudy students swap {name}" in caught.value.mend
+        assert (await succession.swap(name, by="test")).roles.sent_back == ()
 
     during(tmp_path, work)
 
@@ -208,6 +211,53 @@ def test_a_restart_that_names_the_bundle_which_serves_already_keeps_the_way_back
 
     during(tmp_path, work)
     during(tmp_path, again, again=lost, student=new)
+
+
+def test_of_gateways_that_start_at_once_on_new_settings_each_one_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    third = tiny_bundle(tmp_path / "bundles", seed=3)
+    remember = assembly._remember
+
+    def beside_another(*said: Any) -> None:
+        remember(*said)  # the other one, which has read the same
+        remember(*said)
+
+    async def work(_gateway: Gateway, succession: Succession) -> None:
+        name = await add(succession, tiny_bundle(tmp_path / "new", seed=1))
+        await succession.swap(name, by="test")
+
+    async def again(_gateway: Gateway, succession: Succession) -> None:
+        assert succession.roles.serving == third.name
+        assert succession.registry.roles() == succession.roles
+
+    during(tmp_path, work)
+    monkeypatch.setattr(assembly, "_remember", beside_another)
+    during(tmp_path, again, student=third)
+
+
+def test_a_row_that_is_owed_at_the_start_comes_before_all_others(tmp_path: Path) -> None:
+    names: list[str] = []
+
+    async def work(_gateway: Gateway, succession: Succession) -> None:
+        names.append(succession.roles.serving)
+        names.append(await add(succession, tiny_bundle(tmp_path / "new", seed=1)))
+        await succession.swap(names[1], by="test")
+
+    async def again(_gateway: Gateway, succession: Succession) -> None:
+        assert succession.roles.owed == ()
+
+    during(tmp_path, work)
+    old, new = names
+    path = tmp_path / "students" / TASK.name / ROLES
+    row = Owed(id="1", at=1.0, what="rollback", who="bob", old=new, new=old)
+    roles = Roles(configured=old, serving=old, previous=new, sent_back=(new,), owed=(row,))
+    path.write_text(roles.model_dump_json())  # as a process left it that was killed just then
+    during(tmp_path, again)
+    engine = open_database(tmp_path / "records.db")
+    found = [(row.what, row.new) for row in latest(engine, 9)[::-1]]
+    engine.dispose()
+    assert found == [("start", old), ("swap", new), ("rollback", old)]
 
 
 def test_a_start_that_fails_leaves_the_roles_as_they_were(tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,9 @@ import yaml
 from gateway import settings
 from gateway.assembly import Gateway, open_gateway
 from gateway.errors import BundleMissing, Conflict, SettingsError, UnderstudyError
+from gateway.settings import TaskSettings
+from gateway.students.registry import Draft
+from gateway.succession.change import Successor
 from gateway.succession.reload import Hangup, Reloaded, reload
 from gateway.types import Instance, Reason, Reply, Route, Terms
 from tests.factories import CONFIDENT, TASK, UNSURE, settings_file, tiny_bundle
@@ -344,6 +349,59 @@ def test_a_reload_beside_a_swap_is_refused(tmp_path: Path) -> None:
             with pytest.raises(Conflict):
                 await reload(gateway, by="test")
         await reload(gateway, by="test")
+
+    during(tmp_path, work)
+
+
+def test_a_key_is_revoked_at_once_beside_a_change_and_a_database_that_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ann, bob = ({"name": name, "sha256": name[0] * 64} for name in ("ann", "bob"))
+
+    async def work(gateway: Gateway, path: Path) -> None:
+        change(path, keys=[bob])
+        with closing(sqlite3.connect(tmp_path / "records.db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")  # nobody else can write now
+            async with gateway.successions[TASK.name].claim():
+                told = asyncio.create_task(reload(gateway, by="test"))
+                while [key.name for key in gateway.settings.keys] != ["bob"]:  # noqa: ASYNC110
+                    await asyncio.sleep(0)
+                assert not told.done()
+        assert (await told).applied == ("keys",)
+        held = gateway.successions[TASK.name]
+        prepare = held.prepare
+
+        async def overtaken(task: TaskSettings) -> Successor:
+            gateway.settings = gateway.settings.model_copy(update={"keys": ()})  # as keys alone do
+            return await prepare(task)
+
+        monkeypatch.setattr(held, "prepare", overtaken)
+        await changed(gateway, path, task__policy__threshold=0.5)
+        assert gateway.settings.keys == ()  # what was read before brings no key back
+
+    during(tmp_path, work, keys=[ann, bob])
+
+
+def test_who_serves_and_the_settings_change_in_one_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[bool, float | None]] = []
+
+    async def work(gateway: Gateway, path: Path) -> None:
+        close, held = Draft.close, gateway.successions[TASK.name]
+
+        def look(draft: Draft) -> None:  # it is the first thing that is done after the step
+            seen.append(
+                (
+                    gateway.tasks[TASK.name] is held.cascade,
+                    gateway.settings.tasks[TASK.name].policy.threshold,
+                )
+            )
+            close(draft)
+
+        monkeypatch.setattr(Draft, "close", look)
+        await changed(gateway, path, task__policy__threshold=0.5)
+        assert seen == [(True, 0.5)]
 
     during(tmp_path, work)
 

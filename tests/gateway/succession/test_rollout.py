@@ -28,11 +28,14 @@ from gateway.errors import (
     SettingsError,
     StudentFailed,
 )
+from gateway.shadow.alarm import Level
 from gateway.shadow.promotion import Gate, Pair, Terms, Trial, Verdict
+from gateway.shadow.streams import Reading, Stream
 from gateway.store.changes import Anchor, Entry, Row, What, latest, verify
 from gateway.store.database import open_database
 from gateway.students.registry import Frozen, Roles
 from gateway.students.vacancy import NO_STUDENT
+from gateway.succession import retreat
 from gateway.succession.change import Basis
 from gateway.succession.line import Succession
 from gateway.succession.reload import reload
@@ -186,7 +189,10 @@ async def opened(
     """A gateway that has the candidate, under a judge who has proved it."""
     hands = Hands(now)
     opening = open_gateway(
-        settings.load(path), read=lambda: settings.load(path), clock=lambda: hands.now
+        settings.load(path),
+        read=lambda: settings.load(path),
+        clock=lambda: hands.now,
+        ticks=lambda: hands.now,
     )
     gateway = await stack.enter_async_context(opening)
     judge = Known({candidate.name: verdict(300)})
@@ -337,6 +343,8 @@ def test_a_second_person_approves_what_the_first_proposed(tmp_path: Path) -> Non
 
     async def again(stage: Stage) -> None:
         stage.judge.verdicts = {}
+        with pytest.raises(Forbidden, match="without keys nobody can be told"):
+            await stage.rollout.approve(stage.candidate, by="(no key)")
         with pytest.raises(NotProved):  # it was, when it was proposed
             await stage.rollout.approve(stage.candidate, by="bob")
         stage.judge.verdicts = {stage.candidate: verdict(300)}
@@ -672,6 +680,7 @@ def test_whatever_is_wrong_with_the_previous_student_an_alarm_ends_at_the_teache
             SettingsError("no such operating point", mend="name another"),
             StudentFailed("it gives NaN", mend="look"),
             BundleMissing("it is gone", mend="put it back"),
+            OSError("the disk does not answer"),
         ):
             await held.swap(stage.candidate, by="ann")
             with monkeypatch.context() as patch:
@@ -686,6 +695,153 @@ def test_whatever_is_wrong_with_the_previous_student_an_alarm_ends_at_the_teache
             await held.swap(old, by="ann")
 
     during(tmp_path, work)
+
+
+def test_nothing_unforeseen_ends_a_rescue_before_another_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work(stage: Stage) -> None:
+        held, old = stage.succession, stage.roles.serving
+        await held.swap(stage.candidate, by="ann")
+        registry, bundle = held.registry, stage.gateway.tasks[TASK.name].rung.bundle
+        errors, written = [OSError("EIO"), OSError("EIO")], registry.replace
+
+        def unsteady(*said: Any) -> None:
+            if errors:
+                raise errors.pop()
+            written(*said)
+
+        def unread() -> tuple[str, ...]:
+            raise OSError("EIO")
+
+        assert bundle is not None
+        # It holds up the previous student, and then the teacher; then there is a new round.
+        monkeypatch.setattr(retreat, "_LATER_S", 0.0)
+        monkeypatch.setattr(registry, "replace", unsteady)
+        monkeypatch.setattr(registry, "names", unread)
+        alarm = Reading(Stream.ERROR, Level.ALARM, 0.1, 300.0, 200.0, 4, 4.0)
+        held._retreat.ring(bundle.id, alarm)
+        assert held._retreat.rescuing is not None
+        await held._retreat.rescuing
+        assert (stage.roles.serving, errors) == (old, [])
+
+    during(tmp_path, work, alarms={"action": "rollback"})
+
+
+def test_two_rollbacks_at_once_on_two_replicas_go_back_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        async with replicas(tmp_path) as (one, two):
+            old = one.roles.serving
+            await one.succession.swap(one.candidate, by="ann")
+            registry, written = one.succession.registry, one.succession.registry.replace
+            loop, others = asyncio.get_running_loop(), [two.succession.roll_back]
+
+            def overtaken(*said: Any) -> None:
+                while others:
+                    change = others.pop()(by="bob")
+                    asyncio.run_coroutine_threadsafe(change, loop).result(TIMEOUT_S)
+                written(*said)
+
+            monkeypatch.setattr(registry, "replace", overtaken)
+            change = await one.succession.roll_back(by="ann")
+            assert (change.changed, change.serving, others) == (False, old, [])
+            for each in (one, two):
+                assert (each.roles.serving, each.roles.sent_back) == (old, (one.candidate,))
+
+    asyncio.run(run())
+
+
+def test_who_is_told_what_another_replica_has_just_done_finds_it_done(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with replicas(tmp_path) as (one, two):
+            await one.succession.swap(one.candidate, by="ann")
+            change = await two.succession.swap(one.candidate, by="ann")
+            assert (change.changed, change.serving) == (False, one.candidate)
+            assert intents(await two.ask()) == {"fraud"}
+
+    asyncio.run(run())
+
+
+def test_the_way_back_is_loaded_after_a_restart_and_a_freeze_does_not_wait_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hanging = Hanging()
+
+    async def work(stage: Stage) -> None:
+        await stage.succession.swap(stage.candidate, by="ann")
+
+    async def again(stage: Stage) -> None:
+        held, old = stage.succession, stage.roles.previous
+        await stage.after(0.0)
+        assert held._arrivals._backing is not None
+        await held._arrivals._backing
+
+        def refuse(*_said: Any) -> None:
+            raise AssertionError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(held._wings, "_opened", refuse)
+            assert (await held.roll_back(by="bob")).serving == old
+        other = await admit(stage, tiny_bundle(tmp_path / "other", seed=3, bias={"other": 20.0}))
+        await stage.rollout.unfreeze(by="ann", why="I looked")
+        held.registry._rehearsed.discard(other)
+        held.registry._rehearse = hanging
+        held.registry.remember(stage.roles.model_copy(update={"previous": other}))
+        back = asyncio.create_task(held.roll_back(by="bob"))
+        assert await asyncio.to_thread(hanging.begun.wait, TIMEOUT_S)
+        change = await stage.rollout.freeze(by="ann", why="a holiday")
+        assert (change.changed, change.serving, back.done()) == (True, old, False)
+        hanging.go.set()
+        assert (await back).serving == other
+        assert stage.roles.frozen is not None
+        assert stage.roles.frozen.why == "a holiday"
+
+    during(tmp_path, work, again=again)
+
+
+def test_a_wish_that_is_cancelled_after_its_row_still_takes_effect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work(stage: Stage) -> None:
+        held, move = stage.succession, stage.succession.stage.move
+        noted, go = asyncio.Event(), asyncio.Event()
+
+        async def slow(*said: Any) -> None:
+            noted.set()
+            await go.wait()
+            await move(*said)
+
+        monkeypatch.setattr(held.stage, "move", slow)
+        wish = asyncio.create_task(held.swap(stage.candidate, by="ann"))
+        await noted.wait()
+        wish.cancel()
+        asyncio.get_running_loop().call_soon(go.set)
+        with pytest.raises(asyncio.CancelledError):
+            await wish
+        assert stage.roles.serving == stage.candidate
+        assert intents(await stage.ask()) == {"fraud"}
+
+    rows = during(tmp_path, work)
+    assert [row.what for row in rows[1:]] == ["swap"]
+
+
+def test_a_look_that_fails_holds_back_no_alarm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work(stage: Stage) -> None:
+        async def uncounted() -> None:
+            raise SettingsError("the disk is full", mend="make room")
+
+        await stage.rollout.promote(stage.candidate, by="ann")
+        monkeypatch.setattr(stage.succession, "count", uncounted)
+        await stage.rollout.look()
+        fail(stage, await stage.ask())
+        await stage.rollout.look()  # no time has passed, and the pause has not
+        assert (stage.at, stage.roles.sent_back) == (None, (stage.candidate,))
+
+    assert [row.who for row in during(tmp_path, work)[2:]] == ["alarm", "alarm"]
 
 
 def test_a_rollback_waits_for_no_student_that_is_being_loaded(tmp_path: Path) -> None:
@@ -745,9 +901,7 @@ def test_a_rollback_holds_before_its_row_can_be_written_and_the_row_comes_once(
             assert found is not None
             assert (stage.at, found.canary) == (None, None)
             assert [each.what for each in found.owed] == ["rollback", "freeze"]
-        stage.hands.now += 5.0
-        while (paying := held.pay()) is not None:
-            await asyncio.wait({paying})
+        await stage.rollout.unfreeze(by="ann", why="I looked")  # what was before it comes before
         assert (stage.roles.owed, held.registry.roles()) == ((), stage.roles)
         again = {
             each.id: Entry(what=What.ROLLBACK, who="bob", task=TASK.name) for each in found.owed
@@ -756,7 +910,7 @@ def test_a_rollback_holds_before_its_row_can_be_written_and_the_row_comes_once(
         await asyncio.to_thread(held._changes.append_once, TASK.name, again)
 
     rows = during(tmp_path, work)
-    assert [row.what for row in rows[1:]] == ["promote", "rollback", "freeze"]
+    assert [row.what for row in rows[1:]] == ["promote", "rollback", "freeze", "unfreeze"]
     assert evidence(rows[2])["held_at"] == 1_000_000.0
 
 

@@ -10,8 +10,9 @@ import pytest
 
 from gateway import settings
 from gateway.errors import SettingsError, TeacherRefused
+from gateway.routing import severity
 from gateway.settings import TeacherSettings
-from gateway.succession.rungs import open_teacher
+from gateway.succession.rungs import open_teacher, policy_without_student
 from gateway.teachers.base import Said
 from gateway.types import Instance
 from tests.factories import TASK, settings_file
@@ -40,6 +41,31 @@ def ask(chosen: TeacherSettings) -> Said:
             await guard.close()
 
     return asyncio.run(once())
+
+
+def test_a_file_of_costs_is_read_again_only_where_it_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, reads = tmp_path / "costs.csv", list[Path]()
+    table.write_text(",refund\nfraud,8\n")
+    policy = {"severity": {"costs": {"intent": str(table)}, "usd_per_unit": 1.0}}
+    priced = {"prices": {"teacher_usd_per_1000": 2}}
+    task = settings.load(settings_file(tmp_path, policy=policy, tickets=priced)).tasks[TASK.name]
+    read = severity.read
+
+    def counted(path: Path, *, where: str) -> severity.Table:
+        reads.append(path)
+        return read(path, where=where)
+
+    def largest() -> float:
+        costs = policy_without_student(TASK.name, task, TASK).severity
+        assert costs is not None
+        return costs.heads[0].largest
+
+    monkeypatch.setattr(severity, "read", counted)
+    assert (largest(), largest(), len(reads)) == (8.0, 8.0, 1)
+    table.write_text(",refund\nfraud,16\n")
+    assert (largest(), len(reads)) == (16.0, 2)
 
 
 def test_a_chat_model_is_asked_as_the_settings_say(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,16 +114,20 @@ def test_an_alarm_lets_the_previous_student_serve_and_opens_an_incident(tmp_path
     async def again(gateway: Gateway, succession: Succession) -> None:
         assert succession.roles.frozen is not None  # until somebody has looked
         assert (await watch_of(gateway))["incident"]["student"] == names[0]
-        # What serves is no better: its alarm may not send it to the one that was sent away.
+        # What serves is no better: its alarm may not send it to the one that was sent away, also
+        # where somebody has looked meanwhile.
+        await gateway.rollouts[TASK.name].unfreeze(by="ann", why="I looked")
         await ask_often(gateway, succession, times=5)
         assert succession.roles.serving == Reason.NO_STUDENT
+        assert succession.roles.sent_back == (names[0], succession.roles.previous)
         answer = await ask(gateway)
         assert (answer.route, answer.decision.reason) == (Route.TEACHER, Reason.NO_STUDENT)
 
     during(tmp_path, work, again, tickets=ALARMED)
     told = [(what, who) for what, who, _ in rows(tmp_path)]
     gone = [("rollback", "alarm"), ("freeze", "alarm")]
-    assert told == [("start", "start"), ("swap", "test"), *gone, *gone]
+    looked = ("unfreeze", "ann")
+    assert told == [("start", "start"), ("swap", "test"), *gone, looked, *gone]
     assert rows(tmp_path)[-2][2] == Reason.NO_STUDENT
 
 
@@ -211,14 +215,19 @@ def _other(said: Any) -> Any:
 
 def drift(watch: Watch, *, shift: bool = True, rows: int = 1500) -> None:
     """Traffic whose score falls from 0.9 to 0.5, as an observer hears it."""
-    for number in range(rows):
-        score = 0.5 if shift and number >= rows // 2 else 0.9
-        said = replace(prediction(), score=score, bundle=STUDENT)
+    hear(watch, *(0.5 if shift and number >= rows // 2 else 0.9 for number in range(rows)))
+
+
+def hear(watch: Watch, *scores: float, student: str | None = None) -> None:
+    """Answers of that student with those scores."""
+    for number, score in enumerate(scores):
+        said = replace(prediction(), score=score, bundle=student or STUDENT)
         watch.answered(replace(confident(number), student=said))
 
 
-STUDENT = "s" * 64
-DUTY = Duty(STUDENT, Terms(limits={Stream.ERROR: 0.1}), certificate="one")
+STUDENT, ANOTHER = "s" * 64, "t" * 64
+BEFORE, LATER = 1.6e9, 1.8e9  # the rows are of 1.7e9 and the seconds after
+DUTY = Duty(STUDENT, Terms(limits={Stream.ERROR: 0.1}), certificate="one", issued=BEFORE)
 
 
 def watching(file: Path | None = None) -> tuple[Watch, list[Reading]]:
@@ -245,7 +254,7 @@ def test_traffic_that_drifts_makes_the_certificate_stale_until_there_is_a_new_on
     assert moved[Signal.ESCALATED].distance == 0.0
     watch.follow(replace(DUTY, terms=Terms(limits={})))  # only the limits are others
     assert watch.stale
-    watch.follow(replace(DUTY, certificate="two"))
+    watch.follow(replace(DUTY, certificate="two", issued=LATER))
     assert not watch.stale
     assert rung == []  # drift calls nobody
 
@@ -254,6 +263,93 @@ def test_traffic_that_is_not_watched_makes_nothing_stale() -> None:
     watch, _ = watching()
     watch.follow(replace(DUTY, drift=False))
     drift(watch)
+    assert not watch.stale
+
+
+def test_only_what_was_proved_after_traffic_moved_is_fresh(tmp_path: Path) -> None:
+    """A serves, traffic moves, B comes back: a way back proves nothing, and nor does a restart."""
+    file = tmp_path / "watch.json"
+    a, b = DUTY, replace(DUTY, student=ANOTHER, certificate="")
+
+    async def first() -> None:
+        watch, _ = watching(file)
+        watch.follow(a)
+        drift(watch)
+        assert watch.stale
+        for duty in (b, Duty(None, Terms(limits={})), b, a, replace(a, certificate="old")):
+            watch.follow(duty)
+            assert watch.stale or duty.student is None
+        watch.follow(replace(a, certificate="new", issued=LATER))
+        assert not watch.stale  # and who was proved before is not by that
+        watch.follow(b)
+        hear(watch, *[0.5] * 2000, student=ANOTHER)
+        assert watch.stale
+        await watch.close()
+
+    async def then() -> None:
+        for duty in (b, replace(b, student="u" * 64), a):
+            watch, _ = watching(file)
+            watch.follow(duty)
+            assert watch.stale
+        hear(watch, *[0.9] * 2000)  # A still knows what traffic was, and sees it come back
+        assert not watch.stale
+        watch.follow(b)
+        assert watch.stale  # it has never seen that
+        watch.follow(replace(b, issued=LATER, certificate="new"))
+        assert not watch.stale
+
+    asyncio.run(first())
+    asyncio.run(then())
+
+
+def test_who_knows_traffic_from_before_clears_himself_once_it_is_as_it_was() -> None:
+    watch, _ = watching()
+    b = replace(DUTY, student=ANOTHER)
+    watch.follow(b)
+    hear(watch, *[0.8] * 1500, student=ANOTHER)
+    watch.follow(DUTY)
+    drift(watch)
+    watch.follow(b)
+    hear(watch, *[0.8] * 999, student=ANOTHER)
+    assert watch.stale
+    hear(watch, *[0.8] * 2, student=ANOTHER)
+    assert not watch.stale
+
+
+def test_other_settings_are_no_drift_and_clear_none() -> None:
+    """Under the new threshold every second is escalated; before, one in ten.
+
+    Risk rules and safety nets escalate others, and may come and go.
+    """
+    watch, _ = watching()
+    duty = replace(DUTY, policy="first", threshold=0.5)
+    watch.follow(duty)
+
+    def ask_all(doubted: int, *, ruled: bool = False) -> None:
+        said = replace(prediction(), bundle=STUDENT, score=0.6)
+        for number in range(1500):
+            gates = (Reason.HIGH_RISK, Reason.SEVERITY)
+            held = tuple(
+                gate
+                for gate, holds in zip(gates, (ruled, number % doubted == 0), strict=True)
+                if holds
+            ) or (Reason.CONFIDENT,)
+            answer = replace(confident(number), student=said)
+            decision = replace(answer.decision, reason=held[0], reasons=held)
+            watch.answered(replace(answer, decision=decision))
+
+    ask_all(10)
+    ask_all(10, ruled=True)
+    assert not watch.stale
+    watch.follow(replace(duty, policy="second"))
+    ask_all(2)
+    assert not watch.stale
+    ask_all(1)
+    assert watch.stale
+    watch.follow(replace(duty, policy="third"))
+    ask_all(2)
+    assert watch.stale  # nobody can say any more that it is over
+    watch.follow(replace(duty, policy="third", certificate="two", issued=LATER))
     assert not watch.stale
 
 
@@ -307,9 +403,20 @@ def test_what_is_known_outlives_the_process(tmp_path: Path) -> None:
     assert kept[0].rows == 1
     assert [each.name for each in file.parent.iterdir()] == [file.name]
     another, _ = watching(file)
-    another.follow(replace(DUTY, student="t" * 64))
+    another.follow(replace(DUTY, student=ANOTHER, issued=LATER))
     assert not another.stale
     assert [each.rows for each in another.readings()] == [0]
+
+
+KEPT: dict[str, Any] = {"policy": "", "norm": None, "since": None, "left": 0, "traffic": {}}
+BROKEN: list[dict[str, Any]] = [
+    {"traffic": 7},
+    {"traffic": {"score": {"buckets": [[0, 1, 1, 1]], "before": None, "until_look": 1}}},
+    {"traffic": {"score": {"buckets": [], "before": [0, 0.5, 0.1], "until_look": 1}}},
+    {"since": "long ago"},
+    {"left": -1},
+    {"norm": True, "since": 1e999},
+]
 
 
 @pytest.mark.parametrize(
@@ -317,15 +424,19 @@ def test_what_is_known_outlives_the_process(tmp_path: Path) -> None:
     [
         "{",
         "[]",
-        '{"version": 2}',
-        json.dumps(
-            {
-                "version": 1,
-                "student": STUDENT,
-                "certificate": "one",
-                "streams": {"error": {}},
-                "traffic": {"score": {"buckets": [[0, 1, 1, 1]], "before": None, "until_look": 1}},
-            }
+        '{"version": 1}',
+        '{"version": 2, "streams": [], "footings": [3, {}, {"of": "one"}]}',
+        json.dumps({"version": 2, "student": STUDENT, "streams": [], "footings": 3}),
+        *(
+            json.dumps(
+                {
+                    "version": 2,
+                    "student": STUDENT,
+                    "streams": {"error": {}},
+                    "footings": [{"of": [STUDENT, "one"], **KEPT, **broken}],
+                }
+            )
+            for broken in BROKEN
         ),
     ],
 )
@@ -350,7 +461,7 @@ def test_a_stale_certificate_escalates_everything_where_the_settings_say_so(
             scored = replace(said, score=0.95 if number < 1500 else 0.91)
             succession.watch.answered(replace(confident(number), student=scored))
         assert (await watch_of(gateway))["certificate_stale"] is True
-        assert await standing(gateway) == (None, True)
+        assert await standing(gateway) == (None, False)
         assert (await ask(gateway)).route is Route.STUDENT
 
         settings_file(tmp_path, tickets={"drift": {"certificate": "escalate"}})
@@ -384,7 +495,13 @@ def test_a_stale_certificate_makes_the_policy_strict_until_traffic_is_as_it_was(
         unsure = await ask(gateway, UNSURE)
         assert unsure.route is Route.STUDENT
         drift_of(succession, unsure, scores=(0.95, 0.55))
-        assert await standing(gateway) == (None, True)  # it is watched, and no longer enough
+        assert await standing(gateway) == (
+            None,
+            False,
+        )  # the student answers, and nothing is promised
+        serving = (await stats_of(gateway)).tasks[TASK.name].serving
+        assert serving is not None
+        assert (serving.certificate, serving.certificate_stale) == (None, True)
         assert await threshold(gateway) == 0.95
         doubted = await ask(gateway, UNSURE)
         assert (doubted.route, doubted.decision.threshold) == (Route.TEACHER, 0.95)
@@ -401,6 +518,15 @@ def test_a_stale_certificate_makes_the_policy_strict_until_traffic_is_as_it_was(
         await reload(gateway, by="a test")
         assert succession.watch.stale
         assert (await ask(gateway, UNSURE)).route is Route.STUDENT
+
+        heard = {each.signal: each.rows for each in succession.watch.drift().movements}
+        settings_file(tmp_path, student=bundle, policy={"threshold": 0.6})
+        await reload(gateway, by="a test")
+        began = {each.signal: each.rows for each in succession.watch.drift().movements}
+        assert began == heard | {Signal.ESCALATED: 0}
+        # Of 2026, and so of before the traffic of 2033 that moved.
+        await succession.swap(await add(succession, tiny_bundle(tmp_path / "b", seed=1)), by="me")
+        assert (await watch_of(gateway))["certificate_stale"] is True
 
     bundle = tiny_bundle(tmp_path / "bundles", threshold=0.5)
     during(tmp_path, work, student=bundle)
