@@ -15,6 +15,7 @@ import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from distill import pipeline
@@ -25,7 +26,7 @@ from distill.workspace import Workspace
 from gateway.api.schemas import ServingReply
 from gateway.api.stats import serving
 from gateway.cli.aside import one_task, open_aside
-from gateway.cli.handover import hand_over, told
+from gateway.cli.handover import hand_over, told, when
 from gateway.cli.remote import reach
 from gateway.cli.students import send
 from gateway.errors import StageFailed, UsageError
@@ -131,7 +132,7 @@ def _handed(file: Path, config: Path, task: str, since: str | None, narrator: Na
     _begin(narrator, 1, "hand over what teachers and people have said of live traffic")
     noted = file.with_name(SINCE)
     before = noted.read_text() if noted.is_file() else None
-    begun = json.loads(before)["since"] if before else None
+    begun, exactly = (json.loads(before)[key] if before else None for key in ("since", "exactly"))
     if file.is_file():
         if since not in (None, begun):
             raise UsageError(
@@ -140,10 +141,13 @@ def _handed(file: Path, config: Path, task: str, since: str | None, narrator: Na
             )
         narrator.note(f"  kept from an earlier start: {file}", style="dim")
         return file
-    since = since or begun  # a try that took its examples away has left since when they were
+    if since in (None, begun):
+        since = begun  # a try that took its examples away has left since when they were
+    else:
+        exactly = _exactly(since)  # seven days before now are other ones tomorrow
     try:
-        noted.write_text(json.dumps({"since": since}) + "\n")
-        _, tally = hand_over(file, config, task, since=since)
+        noted.write_text(json.dumps({"since": since, "exactly": exactly}) + "\n")
+        _, tally = hand_over(file, config, task, since=exactly)
     except BaseException:
         noted.unlink(missing_ok=True)
         if before is not None:
@@ -151,6 +155,12 @@ def _handed(file: Path, config: Path, task: str, since: str | None, narrator: Na
         raise
     narrator.note(f"  {told(tally, task)} in {file}")
     return file
+
+
+def _exactly(since: str) -> str:
+    """A time or a span before now -> the time. Raises UsageError."""
+    at = datetime.fromtimestamp(when(since, "--since") or 0.0, UTC)
+    return at.isoformat(timespec="seconds")
 
 
 async def _check(settings: Settings, task: str, sealed: Sealed) -> str:

@@ -298,11 +298,12 @@ async def _note_start(changes: Changes, successions: Mapping[str, Succession]) -
     Where roles.json owes the log a row, that one says it. A gateway that starts beside a database
     that is in trouble answers all the same.
     """
-    for succession in successions.values():
-        await succession.paid()
-    serving = {
-        task: each.roles.serving for task, each in successions.items() if not each.roles.owed
-    }
+    await asyncio.gather(*(each.paid() for each in successions.values()))
+    serving: dict[str, str] = {}
+    for task, each in successions.items():  # another replica may have changed it by now
+        roles = await each.stage.on_disk(each.registry.roles) or each.roles
+        if not roles.owed:
+            serving[task] = roles.serving
     try:
         await asyncio.to_thread(_note_who_serves, changes, serving)
     except LogUnavailable as error:

@@ -77,7 +77,7 @@ def hand_over(
 
     name, settings = one_task(load(config), task)
     heads = heads_served(name, settings.tasks[name], registry_of(name, settings))
-    first, last = _moment(since, "--since"), _moment(until, "--until")
+    first, last = when(since, "--since"), when(until, "--until")
     with opened(config) as engine, draft(out, "--out") as made:
         found = Handover(engine, name, heads, made.parent, since=first, until=last)
         examples.write(made, found.examples())
@@ -107,7 +107,7 @@ def _mend(tally: Tally) -> str:
     return "let requests go to the teacher first, or name a longer time"
 
 
-def _moment(value: str | None, option: str) -> float | None:
+def when(value: str | None, option: str) -> float | None:
     """A date, a time, or a span before now -> seconds since the epoch. Raises UsageError."""
     span = _AGO.fullmatch(value or "")
     if span is None:

@@ -1,4 +1,4 @@
-"""The gateways that run, as the command line reaches them: over the admin API, one after the other.
+"""The gateways that run, as the command line reaches them: over the admin API.
 
 Where they are comes from the settings, or from `--admin`; the key from a file or from
 `UNDERSTUDY_API_KEY`, never from the command line, which every user of a machine can see.
@@ -64,14 +64,23 @@ class Gateways:
     def all(
         self, method: str, path: str, *, body: bytes, kind: str
     ) -> tuple[list[tuple[str, dict[str, Any]]], list[UnderstudyError]]:
-        """Ask every gateway, whatever another one says: the replies, and what went wrong."""
+        """Ask every gateway, whatever another one says: the replies, and what went wrong.
+
+        All at once, so that nobody hears of it later because another one hangs.
+        """
+        from concurrent.futures import ThreadPoolExecutor
+
         replies: list[tuple[str, dict[str, Any]]] = []
         wrong: list[UnderstudyError] = []
-        for url in self.urls:
-            try:
-                replies.append((url, self._ask(method, url, path, body, kind)))
-            except UnderstudyError as error:
-                wrong.append(error)
+        with ThreadPoolExecutor(len(self.urls)) as asking:
+            asked = [
+                (url, asking.submit(self._ask, method, url, path, body, kind)) for url in self.urls
+            ]
+            for url, reply in asked:
+                try:
+                    replies.append((url, reply.result()))
+                except UnderstudyError as error:
+                    wrong.append(error)
         return replies, wrong
 
     def first(self, path: str) -> dict[str, Any]:
@@ -102,6 +111,7 @@ class Gateways:
         timeout: float = _TIMEOUT_S,
     ) -> dict[str, Any]:
         import json
+        from http.client import HTTPException
         from urllib.error import HTTPError
         from urllib.request import Request
 
@@ -118,7 +128,7 @@ class Gateways:
         except HTTPError as error:
             with error:
                 raise _refusal(url, error) from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, HTTPException) as error:  # the last: it ends in between
             raise ServingError(
                 f"{url}: {getattr(error, 'reason', error)}",
                 mend="see that the gateway runs there, or name another URL with --admin",
@@ -177,6 +187,7 @@ def _opener() -> OpenerDirector:
 def _refusal(url: str, error: HTTPError) -> UnderstudyError:
     """What a gateway said no with, as an error of ours."""
     import json
+    from http.client import HTTPException
 
     if error.code < 400:
         return UsageError(
@@ -187,7 +198,7 @@ def _refusal(url: str, error: HTTPError) -> UnderstudyError:
     try:
         said: Mapping[str, Any] = json.load(error)
         message, mend = f"{url}: {said['detail']} ({said['code']})", str(said["mend"])
-    except (ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, HTTPException):
         message, mend = f"{url}: status {error.code}", "see that a gateway runs there"
     kind = UsageError if error.code < 500 else ServingError
     return kind(message, mend=mend)

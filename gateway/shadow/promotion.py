@@ -26,7 +26,7 @@ from gateway.errors import SettingsError
 from gateway.shadow.evidence import Evidence, Kind
 
 _DAY_S = 24 * 3600.0
-_SILENCE_S = 6 * 3600.0  # between two rows of a gate: what is longer is no part of its test
+_SILENCE_S = 6 * 3600.0  # between two comparisons: what is longer is no part of a test
 
 Span = tuple[float, float]  # from when to when, in seconds since the epoch
 
@@ -209,7 +209,8 @@ class Verdict:
 class Saved(TypedDict):
     """The state of a trial as plain numbers, most of them by gate.
 
-    `compared`: rows that were looked at; `spans`: from when to when it was tested.
+    `compared`: rows that were looked at; `spans`: from when to when they came; `read`: the first
+    and the last that said something.
     """
 
     began: float
@@ -218,12 +219,13 @@ class Saved(TypedDict):
     counts: dict[str, list[float]]
     compared: dict[str, int]
     spans: dict[str, list[list[float]]]
+    read: dict[str, list[float]]
 
 
 class Trial:
     """One candidate under test, on one footing. `began`: in seconds since the epoch."""
 
-    __slots__ = ("_compared", "_evidence", "_spans", "began", "footing", "terms")
+    __slots__ = ("_compared", "_evidence", "_read", "_spans", "began", "footing", "terms")
 
     def __init__(self, terms: Terms, *, began: float, footing: Footing = _PLAIN) -> None:
         self.terms = terms
@@ -233,6 +235,7 @@ class Trial:
             gate: Evidence(_GATES[gate].kind) for gate in Gate if gate in terms.limits
         }
         self._spans: dict[Gate, list[Span]] = {gate: [] for gate in self._evidence}
+        self._read: dict[Gate, Span] = {}  # from the first row that said something to the last
         self._compared = Counter(dict.fromkeys(self._evidence, 0))
 
     @property
@@ -266,12 +269,14 @@ class Trial:
             if footing is not None and not self.footing.bears(gate, footing):
                 continue
             self._compared[gate] += not again
+            if at is not None:
+                self._spans[gate] = _joined([*self._spans[gate], (at, at)])
             value = _GATES[gate].read(pair)
             if value is None:
                 continue
             evidence.add(value)
             if at is not None:
-                self._spans[gate] = _joined([*self._spans[gate], (at, at)])
+                self._read_at(gate, (at, at))
 
     def absorb(self, saved: Saved) -> None:
         """Add what was seen elsewhere of the same candidate. Raises DataError.
@@ -284,6 +289,8 @@ class Trial:
             self._compared[gate] += saved.get("compared", {}).get(gate, 0)
             spans = ((begin, end) for begin, end in saved["spans"].get(gate, []))
             self._spans[gate] = _joined([*spans, *self._spans[gate]])
+            if read := saved.get("read", {}).get(gate):
+                self._read_at(gate, (read[0], read[1]))
             self.began = min(self.began, saved["began"])
 
     def moved(self, saved: Saved) -> dict[Gate, tuple[str, ...]]:
@@ -302,7 +309,7 @@ class Trial:
         """
         alpha = spent(self.terms.alpha, rivals=rivals, place=place)
         findings = tuple(self._finding(gate, alpha) for gate in self._evidence)
-        elapsed = min(math.fsum(end - began for began, end in each) for each in self._times())
+        elapsed = min(self._elapsed(gate) for gate in self._evidence)
         remaining = max(0.0, self.terms.lasts_s - elapsed)
         decision, why = _decide([each.standing for each in findings], early=remaining > 0.0)
         return Verdict(decision, why, findings, alpha, elapsed, remaining)
@@ -316,6 +323,7 @@ class Trial:
             counts={gate.value: evidence.saved() for gate, evidence in self._evidence.items()},
             compared={gate.value: rows for gate, rows in self._compared.items()},
             spans={gate.value: [list(each) for each in self._spans[gate]] for gate in self._spans},
+            read={gate.value: list(span) for gate, span in self._read.items()},
         )
 
     @classmethod
@@ -337,8 +345,15 @@ class Trial:
             if saved["limits"].get(gate) == limit and self.footing.bears(gate, footing)
         ]
 
-    def _times(self) -> Iterable[list[Span]]:
-        return (_joined(spans) for spans in self._spans.values())
+    def _read_at(self, gate: Gate, span: Span) -> None:
+        first, last = self._read.get(gate, span)
+        self._read[gate] = (min(first, span[0]), max(last, span[1]))
+
+    def _elapsed(self, gate: Gate) -> float:
+        """Seconds in which rows came, between the first and the last that the gate has read."""
+        first, last = self._read.get(gate, (0.0, 0.0))
+        spans = self._spans[gate]
+        return math.fsum(max(0.0, min(end, last) - max(began, first)) for began, end in spans)
 
     def _finding(self, gate: Gate, alpha: float) -> Finding:
         evidence, limit = self._evidence[gate], self.terms.limits[gate]

@@ -52,7 +52,7 @@ from gateway.types import (
 
 _SHOWN, _COUNTED, _AGAIN = "shown", "counted", "again"  # what a lot is drawn for
 _WAITING = 1024  # audits that are waited for at once, and answers that wait for one of them
-_SPEAKS_S = 3600.0  # for how long a draw says how audits go: where all is escalated none follows it
+_SPEAKS_S = 3600.0  # after the last answer that may be drawn: then no draw need follow
 _TOLD_S = 0.1  # that comparisons are gathered: each commit of the store costs as much as a request
 _ASKED_AGAIN = 4  # calls at once: live requests and audits come first
 
@@ -144,6 +144,7 @@ class Shadow:
         self._uniform = uniform
         self._draws: dict[str, _Draw] = {}  # by the answer's id, while its audit is awaited
         self._last: _Draw | None = None  # of the uniform coin
+        self._drawable_at = 0.0  # when an answer last went out that the coin may draw
         self._asking: set[asyncio.Task[None]] = set()
         self._untold: list[Comparison] = []  # which the onlookers have yet to hear of
 
@@ -184,7 +185,7 @@ class Shadow:
     def answered(self, answer: Answer) -> None:
         """Show the answer to the candidates whose lot it is."""
         if answer.audit_uniform:
-            self._uniform = answer.audit_uniform
+            self._uniform, self._drawable_at = answer.audit_uniform, answer.at
         share = self.sampling.share
         if not self.candidates or not share:
             return
@@ -226,7 +227,7 @@ class Shadow:
             return
         view.teacher, view.source = answer.teacher, Source.ESCALATED
         view.by_chance = answer.auditable and lot(_COUNTED, answer.id) < self._uniform
-        if not view.by_chance or draw is None or answer.at - draw.at > _SPEAKS_S:
+        if not view.by_chance or draw is None or self._is_over(answer.at):
             self._ask_again(view)
         elif draw.came is not None:
             self._follow(view, draw)
@@ -234,6 +235,10 @@ class Shadow:
             draw.others.append(view)
             if len(draw.others) > _WAITING:
                 self._settle(draw.name, None)
+
+    def _is_over(self, at: float) -> bool:
+        """Whether the last draw says nothing any more: nobody is there whom another could draw."""
+        return at - self._drawable_at > _SPEAKS_S
 
     def _wait(self, answer: Answer, view: _View | None) -> None:
         """Wait for an audit, for so long and no longer."""

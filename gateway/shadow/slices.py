@@ -172,6 +172,7 @@ def _plain(counts: Counts) -> list[int]:
 
 
 def _counts(saved: Sequence[int]) -> Counts:
-    if len(saved) != len(_COUNTS):
+    """Those that an earlier version did not count are 0."""
+    if not 0 < len(saved) <= len(_COUNTS):
         raise TypeError(f"a slice has {len(_COUNTS)} counts, not {len(saved)}")
     return Counts(*map(int, saved))

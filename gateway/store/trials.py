@@ -122,7 +122,7 @@ def headers(engine: Engine, task: str) -> list[Header]:
     ):
         rows = connection.execute(query.where(columns.task == task)).all()
     return [
-        Header(segment, candidate, began, until, has, *about(footing, limits))
+        Header(segment, candidate, began, until, has, *about(footing or {}, limits or {}))
         for segment, candidate, began, until, has, footing, limits in rows
     ]
 

@@ -36,6 +36,7 @@ class Arrivals:
         self._wanted: Wanted | None = None  # whom it loads, or could not load
         self._load_at = -math.inf  # not before
         self._backing: asyncio.Task[None] | None = None  # loads the one of the way back
+        self._heir: str | None = None  # whom it loads, or has loaded
         self._lost: str | None = None  # who could not be loaded for it
 
     async def catch_up(self) -> None:
@@ -73,6 +74,11 @@ class Arrivals:
         if self._loading is not None:
             await asyncio.wait({self._loading})
 
+    async def backed(self, heir: str) -> None:
+        """Wait for that bundle, if it is being loaded for the way back: not to load it twice."""
+        if self._backing is not None and self._heir == heir:
+            await asyncio.wait({self._backing})
+
     def try_again(self) -> None:
         """What could not be loaded may be now."""
         self._wanted, self._load_at, self._lost = None, -math.inf, None
@@ -89,6 +95,7 @@ class Arrivals:
         done = self._backing is None or self._backing.done()
         here = heir == NO_STUDENT or self._stage.cast.named(heir) is not None
         if done and heir != self._lost and not here:
+            self._heir = heir
             self._backing = asyncio.get_running_loop().create_task(self._back(heir))
 
     async def _back(self, heir: str) -> None:

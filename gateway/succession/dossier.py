@@ -77,15 +77,14 @@ class Moment:
         others = [each for each in self.past if each.candidate == name]
         trial = Trial(terms, began=self.now, footing=Footing(**going.state["footing"]))
         slices = Slices()
-        for part in (going, *others):
-            _absorb(trial, slices, part)
+        whole = [_absorb(trial, slices, part) for part in (going, *others)]
         return Known(
             trial,
             slices,
             _anew(trial, others),
             rivals=rivals(name, self.headers),
             place=place_of(name, trial.footing, terms, self.headers),
-            read=name in self.read,
+            read=name in self.read and all(whole),
         )
 
 
@@ -374,15 +373,19 @@ def _judged(
     return segments
 
 
-def _absorb(trial: Trial, slices: Slices, other: Counted) -> None:
-    """Add a segment, as far as it says something here; one that cannot be read is left out."""
+def _absorb(trial: Trial, slices: Slices, other: Counted) -> bool:
+    """Add a segment, as far as it says something here; False: what it proves cannot be read."""
     try:
-        its = None if other.slices is None else Slices.restored(other.slices)
         trial.absorb(other.state)
-        if its is not None and other.state["footing"]["policy"] == trial.footing.policy:
-            slices.absorb(its)
     except (DataError, KeyError, TypeError, ValueError) as error:
-        _log.warning("a count is not read", candidate=other.candidate, error=str(error))
+        _log.warning("evidence is not read", candidate=other.candidate, error=str(error))
+        return False
+    try:
+        if other.slices is not None and other.state["footing"]["policy"] == trial.footing.policy:
+            slices.absorb(Slices.restored(other.slices))
+    except (KeyError, TypeError, ValueError) as error:
+        _log.warning("slices are not read", candidate=other.candidate, error=str(error))
+    return True
 
 
 def _anew(trial: Trial, others: Iterable[Counted]) -> dict[str, tuple[Gate, ...]]:
@@ -415,18 +418,30 @@ def rivals(name: str, headers: Sequence[Header]) -> int:
     })  # fmt: skip
 
 
+# A candidate, its footing, and the limits by gate: what one test is of.
+_Test = tuple[str, bytes, frozenset[tuple[str, float]]]
+
+
+def _is_part(test: _Test, other: _Test) -> bool:
+    return test[:2] == other[:2] and test[2] <= other[2]
+
+
 def place_of(name: str, footing: Footing, terms: Terms, headers: Iterable[Header]) -> int:
     """Which of all tests that ever were is the candidate's on that footing: 1, 2, 3, ...
 
     They are numbered as they began; one that has not begun is the next. One of fewer gates, with
     the same limits, is a part of the other: what people say is counted so.
     """
-    began: dict[tuple[str, bytes, frozenset[tuple[str, float]]], float] = {}
+    began: dict[_Test, float] = {}
     for each in headers:
         test = each.candidate, each.footing, each.limits
         began[test] = min(each.began, began.get(test, each.began))
     own = name, *_about(footing, terms)
     began.setdefault(own, math.inf)
-    whole = [test for test in began if not any(test[:2] == other[:2] and test[2] < other[2]
-                                               for other in began)]  # fmt: skip
-    return 1 + sum((began[test], *test[:2]) < (began[own], *own[:2]) for test in whole)
+    whole = {
+        test: min(at for part, at in began.items() if _is_part(part, test))
+        for test in began
+        if not any(test != other and _is_part(test, other) for other in began)
+    }
+    mine = min((test for test in whole if _is_part(own, test)), key=lambda test: whole[test])
+    return 1 + sum((at, *test[:2]) < (whole[mine], *mine[:2]) for test, at in whole.items())

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -23,6 +23,7 @@ from gateway import document
 from gateway.assembly import Gateway
 from gateway.errors import Conflict, LogUnavailable, SettingsError, UnderstudyError
 from gateway.settings import (
+    KeySettings,
     LogSettings,
     RecordSettings,
     ServerSettings,
@@ -134,19 +135,29 @@ class Comparison:
             self._note(getattr(before, name), getattr(after, name), f"{key}.{name}", differing)
 
 
+@dataclass(frozen=True, slots=True)
+class _Ahead:
+    """New keys that hold ahead of the rest: the `old` ones, and what is to be said and noted."""
+
+    old: tuple[KeySettings, ...]
+    comparison: Comparison
+    row: Entry
+
+
 async def reload(gateway: Gateway, *, by: str, why: str = "") -> Reloaded:
     """Read the settings again, and let hold what may; the log gets `by`, who wishes it, and `why`.
 
     Raises Conflict, SettingsError, LogUnavailable, or what is wrong with a bundle; then nothing has
-    changed. Where `keys` alone differ it waits for nothing and nobody: a key may be revoked.
+    changed. Where `keys` alone differ they hold first, whatever becomes of the rest: a key may be
+    revoked. They are all that is done where somebody else changes a task, or without the log.
     """
     try:
-        done = await _keys_alone(gateway, by=by, why=why)
-        if done is None:
-            async with AsyncExitStack() as stack:
-                for succession in gateway.successions.values():
-                    await stack.enter_async_context(succession.claim())
+        ahead = await _keys_alone(gateway, by=by, why=why)
+        if ahead is None:
+            async with _claims(gateway):
                 done = await _again(gateway, by=by, why=why)
+        else:
+            done = await _rest(gateway, ahead, by=by, why=why)
     except UnderstudyError as error:
         _log.warning("reload refused", by=by, code=error.code, error=error.message)
         raise
@@ -160,8 +171,17 @@ async def reload(gateway: Gateway, *, by: str, why: str = "") -> Reloaded:
     return done
 
 
-async def _keys_alone(gateway: Gateway, *, by: str, why: str) -> Reloaded | None:
-    """Let new keys hold, and then note it, if that can be; None: something else differs too."""
+@asynccontextmanager
+async def _claims(gateway: Gateway) -> AsyncIterator[None]:
+    """The right to change every task. Raises Conflict."""
+    async with AsyncExitStack() as stack:
+        for succession in gateway.successions.values():
+            await stack.enter_async_context(succession.claim())
+        yield
+
+
+async def _keys_alone(gateway: Gateway, *, by: str, why: str) -> _Ahead | None:
+    """Let new keys hold, which waits for nothing; None: something else differs too."""
     comparison, before = Comparison(), gateway.settings
     settings = comparison.merge(before, await asyncio.to_thread(gateway.read))
     links = (configured(settings.tasks[each.task]) for each in gateway.successions.values())
@@ -170,25 +190,55 @@ async def _keys_alone(gateway: Gateway, *, by: str, why: str) -> Reloaded | None
         return None
     row = _row(before, settings, comparison, by=by, why=why)
     gateway.settings = settings
-    done = _told(gateway, comparison)
+    return _Ahead(before.keys, comparison, row)
+
+
+async def _rest(gateway: Gateway, ahead: _Ahead, *, by: str, why: str) -> Reloaded:
+    """Reload the rest: where the paths are the same, what lies there may be another by now.
+
+    Raises as `reload`; the keys hold all the same, and have their row.
+    """
+    claimed = False
+    try:
+        async with _claims(gateway):
+            claimed = True
+            return await _again(gateway, by=by, why=why, keys=ahead.old)
+    except BaseException as error:
+        done = _told(gateway, ahead.comparison)
+        await _note(gateway, ahead.row)
+        if isinstance(error, LogUnavailable) or (isinstance(error, Conflict) and not claimed):
+            _log.warning("keys alone were reloaded", by=by, error=error.message)
+            return done
+        if isinstance(error, UnderstudyError):
+            error.mend += "; the new keys hold already"
+        raise
+
+
+async def _note(gateway: Gateway, row: Entry) -> None:
+    """Write down what holds already, if that can be."""
     if gateway.changes is not None:
         try:
             await asyncio.to_thread(gateway.changes.append, row)
         except LogUnavailable as error:
             _log.warning("a change is not in the log", error=error.message)
-    return done
 
 
-async def _again(gateway: Gateway, *, by: str, why: str) -> Reloaded:
+async def _again(
+    gateway: Gateway, *, by: str, why: str, keys: tuple[KeySettings, ...] | None = None
+) -> Reloaded:
     """Reload, and again where a rollback or another replica was faster."""
     for _ in range(_TRIES - 1):
         with suppress(Conflict):
-            return await _reload(gateway, by=by, why=why)
-    return await _reload(gateway, by=by, why=why)
+            return await _reload(gateway, by=by, why=why, keys=keys)
+    return await _reload(gateway, by=by, why=why, keys=keys)
 
 
-async def _reload(gateway: Gateway, *, by: str, why: str) -> Reloaded:
-    comparison, before = Comparison(), gateway.settings
+async def _reload(
+    gateway: Gateway, *, by: str, why: str, keys: tuple[KeySettings, ...] | None
+) -> Reloaded:
+    """Reload once. `keys` are those before the new ones, where these hold already."""
+    comparison, running = Comparison(), gateway.settings
+    before = running if keys is None else running.model_copy(update={"keys": keys})
     settings = comparison.merge(before, await asyncio.to_thread(gateway.read))
     ready: list[tuple[Succession, Successor]] = []
     try:
@@ -196,7 +246,7 @@ async def _reload(gateway: Gateway, *, by: str, why: str) -> Reloaded:
             ready.append((succession, await succession.prepare(settings.tasks[name])))
         whole = _row(before, settings, comparison, by=by, why=why)
         entries = (whole, *_of_tasks(whole, ready))
-        hold = functools.partial(_hold, gateway, before, settings, ready)
+        hold = functools.partial(_hold, gateway, running, settings, ready)
         await undivided(_install(ready, gateway.changes, entries, hold))
     except BaseException:
         for succession, successor in ready:

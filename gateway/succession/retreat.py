@@ -160,6 +160,7 @@ class Retreat:
                 f"if the teacher alone is: understudy students swap {NO_STUDENT}",
             )
         await self._wings.check_vacancy(roles.previous, stage.settings)
+        await self._arrivals.backed(roles.previous)
         return await self._succeeded_by(basis, roles.previous)
 
     async def _succeeded_by(self, basis: Basis, name: str) -> Roles:
@@ -229,6 +230,7 @@ class Retreat:
         *others, last = heirs(basis.roles)
         for heir in (*others, last):
             try:
+                await self._arrivals.backed(heir)
                 back = await self._succeeded_by(basis, heir)
                 roles = sent_back(back.model_copy(update={"frozen": frozen}), going)
                 gone = replace(row, what=What.ROLLBACK, old=going, new=heir)

@@ -31,7 +31,7 @@ from loadtests.shadow.stage import Variant
 BUNDLE = Path("understudy-demo/bundles/student")
 NAMES = ("again", "healthy", "hangs", "crashes", "slow")
 
-_WIDTH = 130  # columns where nobody says how wide the output is
+_WIDTH = 160  # columns where nobody says how wide the output is
 _TIMED = 20  # texts by which the slow candidate is timed
 
 

@@ -146,7 +146,8 @@ def test_a_try_after_that_takes_examples_since_the_same_time(rounds: Rounds) -> 
     assert "nothing to hand over" in rounds.go(since="1m").message
     rounds.go()  # as it is told to
     noted = rounds.folder / improve.ROUNDS / "1" / improve.SINCE
-    assert json.loads(noted.read_text()) == {"since": "1970-01-01"}
+    exactly = "1970-01-01T00:00:00+00:00"
+    assert json.loads(noted.read_text()) == {"since": "1970-01-01", "exactly": exactly}
 
 
 def test_the_new_student_is_checked_without_the_certificate_of_another(rounds: Rounds) -> None:

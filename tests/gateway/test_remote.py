@@ -13,19 +13,28 @@ import pytest
 from gateway.cli.remote import Gateways, reach
 from gateway.errors import ServingError, UsageError
 
+_HANGS_S = 20.0  # where nobody else is asked meanwhile
+
 
 @contextmanager
-def host(status: int, **headers: str) -> Iterator[tuple[str, list[str]]]:
-    """A host that says one thing to everybody: its URL, and the keys that it was shown."""
+def host(
+    status: int, *, length: int = 2, until: threading.Barrier | None = None, **headers: str
+) -> Iterator[tuple[str, list[str]]]:
+    """A host that says one thing to everybody: its URL, and the keys that it was shown.
+
+    With another `length` its replies end early; before it replies it waits for those of `until`.
+    """
     keys: list[str] = []
 
     class Replies(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             keys.append(self.headers.get("authorization", ""))
+            if until is not None:
+                until.wait(_HANGS_S)
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
-            self.send_header("content-length", "2")
+            self.send_header("content-length", str(length))
             self.end_headers()
             self.wfile.write(b"{}")
 
@@ -78,6 +87,24 @@ def test_whoever_can_be_reached_is_told() -> None:
         assert gateways.first("/") == {}
         replies, (wrong,) = gateways.all("GET", "/", body=b"", kind="application/json")
         assert (replies, len(keys), gone in wrong.message) == ([(url, {})], 2, True)
+
+
+def test_all_are_told_at_once_so_that_one_that_hangs_delays_nobody() -> None:
+    both = threading.Barrier(2)  # neither replies before the other one is asked
+    with host(200, until=both) as (one, _), host(200, until=both) as (two, _):
+        replies, wrong = Gateways((one, two), "").all("GET", "/", body=b"", kind="text/plain")
+    assert (replies, wrong) == ([(one, {}), (two, {})], [])
+
+
+@pytest.mark.parametrize("status", [200, 503])
+def test_a_reply_that_ends_early_is_an_error_of_that_gateway(status: int) -> None:
+    with host(status, length=9) as (cut, _), host(200) as (url, _):
+        gateways = Gateways((cut, url), "")
+        assert gateways.first("/") == {}
+        replies, (wrong,) = gateways.all("GET", "/", body=b"", kind="text/plain")
+    assert replies == [(url, {})]
+    assert isinstance(wrong, ServingError)
+    assert wrong.message.startswith(f"{cut}: ")
 
 
 def test_what_is_not_there_is_said_with_the_url() -> None:

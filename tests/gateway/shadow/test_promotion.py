@@ -43,6 +43,7 @@ def trial(*pairs: tuple[Pair, int], terms: Terms | None = None) -> Trial:
 def judged(made: Trial, at: float, *, rivals: int = 1) -> Verdict:
     """The verdict at that time, where something was compared all the while."""
     made._spans = {gate: [(0.0, at)] for gate in made._spans}
+    made._read = dict.fromkeys(made._spans, (0.0, at))
     return made.verdict(rivals=rivals)
 
 
@@ -115,6 +116,18 @@ def test_a_long_silence_is_no_time_of_a_test_and_a_short_one_is() -> None:
         made.add(AGREES, at=at * hour)
     assert made.verdict().elapsed_s == (7.0 - 1.0 + 14.5 - 13.5) * hour
     assert made.since(Gate.DISAGREEMENT) == hour
+
+
+def test_a_gate_that_seldom_reads_a_row_is_under_test_while_rows_come() -> None:
+    made = trial(terms=one(Gate.LOSSES, 0.5))
+    silent, won = (
+        replace(AGREES, right=None, serving_right=None),
+        Pair(right=True, serving_right=False),
+    )
+    for hour in range(8 * 24):
+        made.add(won if hour % 24 == 12 else silent, at=3600.0 * hour)  # one in a day decides
+    assert made.verdict().elapsed_s == 7 * DAY
+    assert Trial.restored(made.saved(), made.terms).verdict().elapsed_s == 7 * DAY
 
 
 def test_what_was_proved_and_is_so_no_longer_does_not_count() -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 from sqlalchemy import Engine, select
@@ -16,7 +17,7 @@ from gateway.shadow.pairing import seen
 from gateway.shadow.promotion import Footing, Saved
 from gateway.store import comparisons, records, tables, trials
 from gateway.store.comparisons import Compared
-from gateway.store.database import writing
+from gateway.store.database import open_database, writing
 from gateway.store.records import Selection
 from gateway.store.trials import Counted
 from gateway.store.verdicts import Verdict, Verdicts
@@ -120,13 +121,14 @@ def segment(found: Sequence[Compared]) -> list[Counted]:
     """One segment, of so many rows."""
     footing = asdict(Footing())
     state = Saved(began=1.0, footing=footing, limits={}, counts={"losses": [len(found)]},
-                  compared={}, spans={})  # fmt: skip
+                  compared={}, spans={}, read={})  # fmt: skip
     return [Counted(names.answer_id(), NAME, 1.0, 1.0, state, None, ended=True)]
 
 
 def test_what_people_say_counts_once_though_it_comes_late_and_replicas_look_at_once(
-    engine: Engine,
+    engine: Engine, database: str | Path
 ) -> None:
+    patient = open_database(database)  # whoever finds it locked waits for the others
     store(engine, compared(1, policy="own", serving="b", serving_policy="its"), compared(2))
     verdicts, seen_by = Verdicts(engine), []
 
@@ -135,7 +137,7 @@ def test_what_people_say_counts_once_though_it_comes_late_and_replicas_look_at_o
         return segment(found)
 
     def judge(_: int = 0, *, since: float | None = None) -> int:
-        return comparisons.judge(engine, "tickets", NAME, count, since=since)
+        return comparisons.judge(patient, "tickets", NAME, count, since=since)
 
     assert judge() == 0
     for intent in ("login", "refund"):  # of several the last
@@ -153,6 +155,7 @@ def test_what_people_say_counts_once_though_it_comes_late_and_replicas_look_at_o
     assert told[identity(1)].gold == {"intent": frozenset({"login"}), "risk": frozenset()}
     assert (told[identity(1)].policy, told[identity(1)].serves) == ("own", "b")
     assert told[identity(2)].gold is None
+    patient.dispose()
 
 
 def test_comparisons_without_a_record_go_when_their_days_are_over(engine: Engine) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Collection, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -49,6 +49,10 @@ class Clock:
 
 
 Work = Callable[[Dossier, Candidate, Clock], Awaitable[None]]
+
+
+def header(began: float, name: str, footing: Footing, **limits: float) -> Header:
+    return Header("s", name, began, began, True, *trials.about(asdict(footing), limits))
 
 
 def with_dossier(work: Work, database: Database | None = None) -> None:
@@ -104,9 +108,6 @@ def test_without_a_database_a_process_forgets_nothing_and_keeps_one_segment_of_a
 
 
 def test_another_footing_and_another_limit_are_another_try() -> None:
-    def header(began: float, name: str, footing: Footing, **limits: float) -> Header:
-        return Header("s", name, began, began, True, *trials.about(asdict(footing), limits))
-
     moved, judged = Terms(limits={Gate.SERVING: 0.02}), {Gate.LOSSES: 0.5}
     both = Terms(limits={**moved.limits, **judged})
     headers = [
@@ -117,10 +118,38 @@ def test_another_footing_and_another_limit_are_another_try() -> None:
         header(8.0, NAME, HERE, serving=0.01),
         header(9.5, NAME, HERE, serving=0.01),  # another process
     ]
-    assert place_of(NAME, HERE, both, headers) == 4
-    assert place_of(NAME, ELSEWHERE, Terms(limits={Gate.SERVING: 0.01}), headers) == 2
+    assert place_of(NAME, HERE, both, headers) == 2
+    assert place_of(NAME, ELSEWHERE, Terms(limits={Gate.SERVING: 0.01}), headers) == 3
     assert place_of(NAME, ELSEWHERE, moved, headers) == 5  # it has not begun: it is the next
     assert [rivals(name, headers) for name in (NAME, "before")] == [1, 1]
+
+
+def test_a_test_that_gets_another_gate_keeps_its_place_and_so_does_one_that_loses_it() -> None:
+    one, two = (
+        Terms(limits={Gate.SERVING: 0.01}),
+        Terms(limits={Gate.SERVING: 0.01, Gate.ESCALATION: 0.02}),
+    )
+    headers = [
+        header(1.0, "a", HERE, serving=0.01),
+        header(2.0, "b", HERE, serving=0.01),
+        header(3.0, "b", HERE, serving=0.01, escalation=0.02),  # the gate was added meanwhile
+        header(4.0, "a", HERE, serving=0.01, escalation=0.02),  # and it came back
+    ]
+    for terms in (one, two):
+        assert [place_of(name, HERE, terms, headers) for name in ("a", "b", "c")] == [1, 2, 3]
+
+
+def test_evidence_that_cannot_be_read_proves_nothing_and_is_not_none(database: Database) -> None:
+    async def work(dossier: Dossier, candidate: Candidate, _: Clock) -> None:
+        compare(candidate, 1, 2)
+        await dossier.look()
+        before = dossier.moment([NAME])
+        assert before.known(NAME, TERMS).read
+        damaged = replace(before.going[NAME], segment="damaged")
+        damaged.state["counts"] = {"escalation": [1.0]}
+        assert not replace(before, past=[damaged]).known(NAME, TERMS).read
+
+    with_dossier(work, database)
 
 
 def test_only_time_in_which_something_was_compared_counts() -> None:

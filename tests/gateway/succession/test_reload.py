@@ -15,8 +15,15 @@ import yaml
 
 from gateway import settings
 from gateway.assembly import Gateway, open_gateway
-from gateway.errors import BundleMissing, Conflict, SettingsError, UnderstudyError
+from gateway.errors import (
+    BundleMissing,
+    Conflict,
+    LogUnavailable,
+    SettingsError,
+    UnderstudyError,
+)
 from gateway.settings import TaskSettings
+from gateway.store.changes import Entry, latest
 from gateway.students.registry import Draft
 from gateway.succession.change import Successor
 from gateway.succession.reload import Hangup, Reloaded, reload
@@ -380,6 +387,51 @@ def test_a_key_is_revoked_at_once_beside_a_change_and_a_database_that_waits(
         assert gateway.settings.keys == ()  # what was read before brings no key back
 
     during(tmp_path, work, keys=[ann, bob])
+
+
+def test_with_new_keys_costs_are_read_anew_and_the_keys_hold_whatever_is_in_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    costs = tmp_path / "costs.csv"
+    keys = [{"name": name, "sha256": name[0] * 64} for name in ("ann", "bob", "cid", "dan")]
+
+    def write(miss: int) -> None:
+        costs.write_text(f"true,refund,fraud,other\nrefund,0,1,1\nfraud,{miss},0,1\nother,1,1,0\n")
+
+    async def work(gateway: Gateway, path: Path) -> None:
+        def holds() -> tuple[str, float]:
+            severity = gateway.tasks[TASK.name].rung.policy.severity
+            assert severity is not None
+            return gateway.settings.keys[0].name, severity.heads[0].largest
+
+        def noted() -> list[Any]:
+            assert gateway.changes is not None
+            found = latest(gateway.changes._engine, 9)
+            return [(row.evidence or {})["applied"] for row in found[::-1][1:]]
+
+        assert holds() == ("ann", 5.0)
+        write(7)
+        assert (await changed(gateway, path, keys=keys[1:2])).applied == ("keys",)
+        assert (holds(), noted(), gateway.generation) == (("bob", 7.0), [["keys"]], 2)
+        costs.write_text("nonsense")
+        with pytest.raises(SettingsError, match=r"costs\.csv") as caught:
+            await changed(gateway, path, keys=keys[2:3])
+        assert caught.value.mend.endswith("; the new keys hold already")
+        assert (holds(), noted(), gateway.generation) == (("cid", 7.0), [["keys"]] * 2, 3)
+
+        def full(*_entries: Entry) -> None:
+            raise LogUnavailable("the disk is full", mend="make room")
+
+        monkeypatch.setattr(gateway.changes, "append", full)
+        write(9)
+        assert (await changed(gateway, path, keys=keys[3:])).applied == ("keys",)
+        assert (holds(), noted(), gateway.generation) == (("dan", 7.0), [["keys"]] * 2, 4)
+
+    write(5)
+    severity = {"costs": {"intent": "costs.csv"}, "usd_per_unit": 1}
+    during(
+        tmp_path, work, keys=keys[:1], policy={"severity": severity}, tickets={"prices": _PRICES}
+    )
 
 
 def test_who_serves_and_the_settings_change_in_one_step(

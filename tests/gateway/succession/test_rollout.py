@@ -26,7 +26,6 @@ from gateway.errors import (
     NotProved,
     PromotionFrozen,
     SettingsError,
-    StudentFailed,
 )
 from gateway.shadow.alarm import Level
 from gateway.shadow.promotion import Gate, Pair, Terms, Trial, Verdict
@@ -34,6 +33,7 @@ from gateway.shadow.streams import Reading, Stream
 from gateway.store.changes import Anchor, Entry, Row, What, latest, verify
 from gateway.store.database import open_database
 from gateway.students.registry import Frozen, Roles
+from gateway.students.student import Student
 from gateway.students.vacancy import NO_STUDENT
 from gateway.succession import retreat
 from gateway.succession.change import Basis
@@ -678,8 +678,6 @@ def test_whatever_is_wrong_with_the_previous_student_an_alarm_ends_at_the_teache
 
         for error in (
             SettingsError("no such operating point", mend="name another"),
-            StudentFailed("it gives NaN", mend="look"),
-            BundleMissing("it is gone", mend="put it back"),
             OSError("the disk does not answer"),
         ):
             await held.swap(stage.candidate, by="ann")
@@ -799,6 +797,50 @@ def test_the_way_back_is_loaded_after_a_restart_and_a_freeze_does_not_wait_for_o
         assert stage.roles.frozen.why == "a holiday"
 
     during(tmp_path, work, again=again)
+
+
+@pytest.mark.parametrize("by", ["a person", "an alarm"])
+def test_who_goes_back_waits_for_the_heir_that_is_on_the_way_and_loads_no_second_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    hanging = Hanging()
+
+    async def work(stage: Stage) -> None:
+        held = stage.succession
+        await held.swap(stage.candidate, by="ann")
+        heir = await admit(stage, tiny_bundle(tmp_path / "heir", seed=3, bias={"other": 20.0}))
+        loaded, load = list[str](), held._wings._opened
+
+        def counted(name: str, task: settings.TaskSettings) -> Student:
+            loaded.append(name)
+            return load(name, task)
+
+        backed, waits = held._arrivals.backed, asyncio.Event()
+
+        async def awaited(heir: str) -> None:
+            waits.set()
+            await backed(heir)
+
+        monkeypatch.setattr(held._wings, "_opened", counted)
+        monkeypatch.setattr(held._arrivals, "backed", awaited)
+        held.registry._rehearsed.discard(heir)
+        held.registry._rehearse = hanging
+        held.registry.remember(stage.roles.model_copy(update={"previous": heir}))
+        await held.catch_up()
+        assert await asyncio.to_thread(hanging.begun.wait, TIMEOUT_S)
+        going = (
+            held.roll_back(by="bob")
+            if by == "a person"
+            else held.send_away(
+                stage.candidate, by="alarm", why="it errs", evidence={}, freeze_only=False
+            )
+        )
+        back = asyncio.create_task(going)
+        await asyncio.wait_for(waits.wait(), TIMEOUT_S)
+        hanging.go.set()
+        assert ((await back).serving, loaded) == (heir, [heir])
+
+    during(tmp_path, work)
 
 
 def test_a_wish_that_is_cancelled_after_its_row_still_takes_effect(
