@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -11,10 +12,12 @@ from sqlalchemy import Engine, delete
 from structlog.testing import capture_logs
 
 from gateway.api.auth import new_key
+from gateway.assembly import _note_start, open_gateway
 from gateway.settings import load
 from gateway.store.changes import Entry, Row, What, latest, verify
 from gateway.store.database import open_database
 from gateway.store.tables import changes_end
+from gateway.students.registry import Owed
 from gateway.succession.reload import fingerprint
 from tests.conftest import Client, Opener
 from tests.factories import TASK, THRESHOLD, settings_file, tiny_bundle
@@ -171,6 +174,28 @@ def test_a_student_that_changed_between_two_runs_is_noted_at_the_start(
     told = [(row.what, row.old, row.new) for row in rows(engine)]
     engine.dispose()
     assert told == [("start", None, first), ("start", first, new.name)]
+
+
+def test_a_start_notes_who_serves_by_the_disk_and_leaves_it_to_the_row_that_is_owed(
+    tmp_path: Path,
+) -> None:
+    path = settings_file(tmp_path)
+
+    async def run() -> list[str | None]:
+        async with open_gateway(load(path), aside=True) as gateway:
+            held, changes = gateway.successions[TASK.name], gateway.changes
+            assert changes is not None
+            other = held.roles.model_copy(update={"serving": "tickets-0123456789ab"})
+            row = Owed(id="1", at=0.0, what="swap", who="ann", old=None, new=None, why="")
+            for roles in (other.model_copy(update={"owed": (row,)}), other):
+                held.registry.remember(roles)  # as another replica does meanwhile
+                await _note_start(changes, gateway.successions)
+                told.append(len(latest(changes._engine, 9)))
+            return [each.new for each in latest(changes._engine, 9)]
+
+    told = list[int]()
+    assert asyncio.run(run())[0] == "tickets-0123456789ab"
+    assert told == [0, 1]
 
 
 def test_a_change_that_was_noted_and_then_not_made_is_put_right_at_the_next_start(
