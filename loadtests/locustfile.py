@@ -15,6 +15,8 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+import gevent
+import gevent.event
 import orjson
 from locust import FastHttpUser, constant, events, task
 
@@ -84,11 +86,19 @@ def _prepare(environment: Any, **_: Any) -> None:
 
 
 def _stop_after(environment: Any, answers: int) -> None:
+    """A greenlet of its own ends the run: a client that did would end itself on the way."""
+    ending = gevent.event.Event()
+
     def look(**_: Any) -> None:
         if environment.stats.total.num_requests >= answers:
-            environment.runner.quit()
+            ending.set()
+
+    def end() -> None:
+        ending.wait()
+        environment.runner.quit()
 
     environment.events.request.add_listener(look)
+    gevent.spawn(end)
 
 
 def _lines(path: Path) -> list[str]:

@@ -315,6 +315,7 @@ def test_what_other_processes_have_counted_counts(
             # From 5 to 45 s and from 15 to 55 s: fifty seconds of a test, and not eighty.
             counted("one", bundle.name, trial(5.0, footing), until=45.0, slices=empty),
             counted("two", bundle.name, trial(15.0, footing), until=55.0, slices=empty),
+            # Its slices cannot be read; what it proves can.
             counted("bad", bundle.name, trial(6.0, footing), until=7.0, slices=broken),
             counted("gone", "tickets-before", trial(1.0, footing), until=9.0, slices=empty),
             counted("old", "tickets-long-ago", trial(0.0, footing), until=3.0, slices=empty),
@@ -326,7 +327,7 @@ def test_what_other_processes_have_counted_counts(
         assert progress.verdict == verdict  # one rule for both
         assert verdict is not None
         assert {each.gate: each.pairs for each in verdict.findings} == {
-            Gate.DISAGREEMENT: 300, Gate.ESCALATION: 200}  # fmt: skip
+            Gate.DISAGREEMENT: 400, Gate.ESCALATION: 300}  # fmt: skip
         assert verdict.elapsed_s == pytest.approx(50.0)
         assert verdict.remaining_s == pytest.approx(10.0)
         assert (verdict.decision, verdict.why) == (Decision.HOLD, Why.EARLY)

@@ -521,4 +521,4 @@ def _swaps_under_load(folder: Path, swaps: int) -> None:
 
 
 def test_no_request_fails_while_students_take_turns(tmp_path: Path) -> None:
-    _swaps_under_load(tmp_path, 10)
+    _swaps_under_load(tmp_path, 5)
