@@ -62,7 +62,8 @@ FAULTS = {
     "429": answering(turns(limited(1.0))),
     "garbage": answering(turns(*GARBAGE)),
 }
-ALIKE = {"closed", "500", "refused", "reset", "garbage"}  # much as "503": not in each run of the tests
+# Much as "503" is, or as other tests have it: not in each run of the tests.
+ALIKE = {"closed", "500", "refused", "reset", "garbage"}
 
 
 class Drill:
