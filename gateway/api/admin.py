@@ -142,6 +142,9 @@ class RollbackRequest(ReasonRequest):
     """What is to go; null: the canary, or where there is none, the bundle that serves."""
 
     leaving: str | None = Field(default=None, max_length=200)
+    to_teacher: bool = Field(
+        default=False, description="the bundle that serves goes, and a canary: no student answers"
+    )
 
 
 class ChangeReply(RolesReply):
@@ -229,8 +232,10 @@ def router(gateway: Gateway) -> APIRouter:
     async def rollback(request: Request, task: str) -> ChangeReply:
         """End the canary, or let the previous bundle serve again; nobody is promoted after it."""
         asked = await _read(request, RollbackRequest)
-        succession, by = gateway.successions[gateway.cascade(task).task], _who(request)
-        change = await succession.roll_back(by=by, why=asked.why, leaving=asked.leaving)
+        succession = gateway.successions[gateway.cascade(task).task]
+        change = await succession.roll_back(
+            by=_who(request), why=asked.why, leaving=asked.leaving, to_teacher=asked.to_teacher
+        )
         return _changed(change, gateway)
 
     @routes.post(

@@ -109,6 +109,9 @@ def swap(
 def rollback(
     config: Config = Path("understudy.yaml"),
     task: _Task = None,
+    to_teacher: Annotated[
+        bool, typer.Option("--to-teacher", help="Let no student answer, a canary neither.")
+    ] = False,
     why: _Why = "",
     admin: Admin = None,
     key_file: KeyFile = None,
@@ -122,9 +125,12 @@ def rollback(
     task = task or _only_task(gateways)
     found = gateways.first(_PATH)["tasks"]
     shown = next((each for each in found if each["task"] == task), None)
-    going = None if shown is None else (shown["canary"] or {}).get("bundle", shown["serving"])
+    going = None
+    if shown is not None:
+        canary = None if to_teacher else shown["canary"]
+        going = canary["bundle"] if canary else shown["serving"]
     # So that no replica which has followed the first one already goes on to the one before.
-    said = {"why": why, "leaving": going}
+    said = {"why": why, "leaving": going, "to_teacher": to_teacher}
     _change("rollback", said, gateways, task, as_json=as_json, everywhere=True)
 
 

@@ -253,16 +253,18 @@ class Succession:
         why: str = "",
         leaving: str | None = None,
         evidence: Mapping[str, Any] | None = None,
+        to_teacher: bool = False,
     ) -> Change:
         """End the canary, or where there is none let the previous student serve again.
 
+        With `to_teacher` the canary ends as well as the student that serves, and nobody serves.
         Nobody is promoted from then on, until somebody unfreezes it. With `leaving`, the bundle
         that is to go, nothing changes where another replica has seen to it. It waits for no other
         change and for no database. Raises like `swap`, but never LogUnavailable, and Conflict only
         beside another way back.
         """
         return await self._retreat.roll_back(
-            by=by, why=why, leaving=leaving, evidence=evidence or {}
+            by=by, why=why, leaving=leaving, evidence=evidence or {}, to_teacher=to_teacher
         )
 
     async def freeze(self, *, by: str, why: str) -> Change:

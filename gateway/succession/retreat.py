@@ -55,20 +55,30 @@ class Retreat:
         self.rescuing: asyncio.Task[None] | None = None  # what an alarm has begun
 
     async def roll_back(
-        self, *, by: str, why: str, leaving: str | None, evidence: Mapping[str, Any]
+        self,
+        *,
+        by: str,
+        why: str,
+        leaving: str | None,
+        evidence: Mapping[str, Any],
+        to_teacher: bool,
     ) -> Change:
-        """End the canary, or where there is none let the previous student serve again."""
+        """End the canary, or where there is none let the previous student serve again.
+
+        `to_teacher`: end the canary, and let no student serve.
+        """
         said = Entry(what=What.ROLLBACK, who=by, task=self._stage.task, why=why, evidence=evidence)
         meant = leaving
 
         async def change(basis: Basis) -> bool:
             nonlocal meant
             roles = basis.roles
-            going = roles.canary.bundle if roles.canary else roles.serving
+            canary = None if to_teacher else roles.canary
+            going = canary.bundle if canary else roles.serving
             meant = meant or going  # who goes is settled at the first look: one step back, not two
-            if meant != going:
+            if meant != going or (to_teacher and going == NO_STUDENT):
                 return False
-            back = await self._without(basis)
+            back = await (self._vacant(basis) if to_teacher else self._without(basis))
             rows = [replace(said, old=going, new=back.serving)]
             if roles.frozen is None:
                 frozen = Frozen(
@@ -157,11 +167,16 @@ class Retreat:
             raise BundleMissing(
                 f"{stage.task} has nobody to go back to: {roles.previous} was rolled back itself",
                 mend=f"if it is to serve all the same: understudy students swap {roles.previous}; "
-                f"if the teacher alone is: understudy students swap {NO_STUDENT}",
+                "if the teacher alone is: understudy students rollback --to-teacher",
             )
         await self._wings.check_vacancy(roles.previous, stage.settings)
         await self._arrivals.backed(roles.previous)
         return await self._succeeded_by(basis, roles.previous)
+
+    async def _vacant(self, basis: Basis) -> Roles:
+        """The roles where nobody serves. Raises as `Wings.check_vacancy`."""
+        await self._wings.check_vacancy(NO_STUDENT, self._stage.settings)
+        return await self._succeeded_by(basis, NO_STUDENT)
 
     async def _succeeded_by(self, basis: Basis, name: str) -> Roles:
         """The roles where that bundle serves; who goes is kept, and goes where it cannot be."""

@@ -95,6 +95,9 @@ def test_the_command_line_freezes_lists_and_unfreezes(start: Starter, tmp_path: 
     assert "frozen" not in ran.out
     ran = understudy("students", "rollback", *where)
     assert (ran.status, "(bundle_missing)" in ran.err) == (2, True)
+    ran = understudy("students", "rollback", "--to-teacher", *where)
+    assert (ran.status, "no_student serves" in ran.out) == (0, True), ran
+    assert process.ask(CONFIDENT)["reason"] == "no_student"
 
 
 def rollbacks_under_load(start: Starter, folder: Path, records: str, *, count: int) -> list[float]:

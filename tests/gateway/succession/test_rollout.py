@@ -392,6 +392,30 @@ def test_a_rollback_ends_the_canary_and_freezes_promotion_until_somebody_has_loo
     assert rows[4].evidence == {"was": "complaints"}
 
 
+def test_a_rollback_to_the_teacher_ends_the_canary_and_who_serves_and_waits_for_no_database(
+    tmp_path: Path,
+) -> None:
+    async def work(stage: Stage) -> None:
+        held, old = stage.succession, stage.roles.serving
+        await stage.rollout.promote(stage.candidate, by="ann")
+        other = sqlite3.connect(tmp_path / "records.db", isolation_level=None)
+        with closing(other):
+            other.execute("BEGIN IMMEDIATE")  # nobody else can write now
+            change = await held.roll_back(by="bob", why="both", leaving=old, to_teacher=True)
+            assert (change.changed, change.serving, change.roles.canary) == (True, NO_STUDENT, None)
+        assert {each.route for each in await stage.ask()} == {Route.TEACHER}
+        again = await held.roll_back(by="bob", leaving=old, to_teacher=True)
+        nobody = await held.roll_back(by="bob", to_teacher=True)  # who serves there is nobody to go
+        assert (again.changed, nobody.changed) == (False, False)
+        with pytest.raises(BundleMissing, match="was rolled back itself") as refused:
+            await held.roll_back(by="bob")
+        assert "rollback --to-teacher" in str(refused.value)
+        await held.paid()
+
+    rows = during(tmp_path, work)
+    assert [(row.what, row.new) for row in rows[2:]] == [("rollback", NO_STUDENT), ("freeze", None)]
+
+
 def test_a_restart_goes_on_with_the_step_that_was_reached(tmp_path: Path) -> None:
     async def work(stage: Stage) -> None:
         await stage.rollout.promote(stage.candidate, by="ann")
