@@ -58,11 +58,12 @@ def _hold(server: ServerSettings) -> socket.socket:
     """Take the address for those who will listen there. Raises SettingsError.
 
     Who asks to share an address gets it from every other that shares it, also from another
-    gateway: so it is first taken alone.
+    gateway: so it is first taken alone. A free port is one that nobody shares, and between two
+    takings it could go to somebody else.
     """
-    with contextlib.closing(listen(server, name="server")) as alone:
-        port = alone.getsockname()[1]
-    return bind(server.model_copy(update={"port": port}), shared=True)
+    if server.port:
+        listen(server, name="server").close()
+    return bind(server, shared=True)
 
 
 class _Replica:
@@ -134,7 +135,10 @@ class _Replica:
                 self.reload()
         await process.communicate()
         self._hears = False
-        return process.returncode or 0
+        status = process.returncode or 0
+        if said is None and leaving.is_set() and -status in _LEAVE:
+            return 0  # it was told to leave before it could hear of it: it had begun nothing
+        return status
 
 
 class _Parent:

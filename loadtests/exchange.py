@@ -98,7 +98,9 @@ class Exchange:
         share, tally = self._share, self.tally
         line.number = (share.place + number * share.processes) % len(share.requests)
         line.due = due
-        line.sent = time.monotonic()
+        now = time.monotonic()
+        line.leave_if_idle(now)
+        line.sent = now
         tally.sent += 1
         tally.last_send = line.sent - self._origin
         self.in_flight += 1

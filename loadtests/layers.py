@@ -37,7 +37,7 @@ from gateway.app import build_app
 from gateway.assembly import Gateway, open_gateway
 from gateway.contract.bundle import open_bundle
 from gateway.errors import UnderstudyError
-from gateway.routing.cascade import Rung
+from gateway.routing.rung import Rung
 from gateway.students.batching import Batcher
 from gateway.students.student import Student
 from gateway.students.workers import ThreadWorker

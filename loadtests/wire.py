@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import select
 import socket
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from urllib.parse import urlsplit
 from gateway.errors import UsageError
 
 _RECEIVE = 65_536  # bytes: one call takes a whole reply of 64 answers
-_CONNECT_S = 2.0  # far above what a handshake takes; a generator must not hang in one
+_CONNECT_S = 10.0  # a busy machine takes seconds over a handshake; nobody is to hang in one
+_IDLE_S = 4.0  # below the 5 s after which common servers close an idle connection
 _LARGEST = 64 * 1024 * 1024  # bytes of one reply; more is a server gone wrong
 _SLACK_NS = "1000"  # wake 1 microsecond late at most, and not the kernel's usual 50
 
@@ -83,7 +85,7 @@ class Line:
 
     `number`, `due` and `sent` belong to that request: which body, when it was meant to leave, when
     it left (both in seconds of time.monotonic). A line that was closed opens itself again with the
-    next request.
+    next request; so does one that was idle for so long that its server may be closing it.
     """
 
     __slots__ = ("_lines", "_partial", "_rest", "_socket", "due", "number", "sent")
@@ -94,8 +96,14 @@ class Line:
         self._partial = b""
         self._rest = memoryview(b"")
         self.number = -1
-        self.due = self.sent = 0.0
+        self.due = 0.0
         self._socket = self._connect()
+        self.sent = time.monotonic()
+
+    def leave_if_idle(self, now: float) -> None:
+        """Close a connection on which nothing was sent for long."""
+        if now - self.sent > _IDLE_S:
+            self.close()
 
     def send(self, request: bytes) -> None:
         """Put a request on the wire; what does not fit goes out in `flush`. Raises WireError."""

@@ -151,7 +151,8 @@ def settings_file(
     """Write an understudy.yaml for one task, `tickets`, and return its path.
 
     Without `student` a tiny bundle is made beside it; without `teacher` a script says "other". A
-    student in threads starts at once; one in a process takes half a second.
+    student in threads starts at once; one in a process takes half a second. Nobody is refused for
+    a long wait: whoever else is busy on the machine makes requests wait.
     `sections` are further keys of the document; "tickets" adds to those of the task.
     """
     task: dict[str, dict[str, Any]] = {
@@ -159,6 +160,7 @@ def settings_file(
             "bundle": str(student or tiny_bundle(folder / "bundles")),
             "workers": 1,
             "run_in": run_in,
+            "max_wait_ms": 60_000,
         },
         "teacher": dict(teacher or {"scripted": {"labels": {"intent": "other"}}}),
         "policy": dict(policy or {}),

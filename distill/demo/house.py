@@ -17,8 +17,8 @@ from queue import Empty, SimpleQueue
 from gateway import settings
 from gateway.errors import StageFailed
 
-_START_S = 30.0  # for the gateway to be ready; it takes about one
-_STOP_S = 20.0  # for it to drain
+_START_S = 120.0  # for the gateway to be ready: it takes about one, and far more on a busy machine
+_STOP_S = 60.0  # for it to drain: above its own limit for requests in flight
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from distill.progress import Narrator
 from distill.workspace import Workspace
 from gateway import settings
 
+_TIMEOUT_S = 30.0  # of a look: a busy machine is no reason to give up
 _LOOK_S = 0.5  # between two looks at /v1/stats on a terminal
 _LINE_S = 5.0  # between two lines where there is none
 
@@ -100,7 +101,7 @@ async def _watch(plan: Plan, url: str, seen: crowd.Seen, console: Console) -> di
     sending = asyncio.create_task(
         crowd.send(url, traffic(seed=plan.seed), rate=plan.rate, seen=seen, stop=stop)
     )
-    async with httpx2.AsyncClient(base_url=url) as client:
+    async with httpx2.AsyncClient(base_url=url, timeout=_TIMEOUT_S) as client:
         if console.is_terminal:
             await _show(plan, client, seen, stop, console)
         else:
@@ -115,7 +116,9 @@ async def _show(
     title = f"tickets, live at {plan.rate:g} requests a second"
     hint = "Ctrl-C ends" if plan.seconds is None else f"ends by itself after {plan.seconds:g} s"
     with Live(console=console, auto_refresh=False) as view:
-        while not await _set_within(stop, _LOOK_S):
+        over = False
+        while not over:  # the last screen is of the end
+            over = await _set_within(stop, _LOOK_S)
             stats = await _stats(client)
             view.update(live.screen(stats, seen, title=title, hint=hint), refresh=True)
 
@@ -123,7 +126,9 @@ async def _show(
 async def _tell(
     client: httpx2.AsyncClient, seen: crowd.Seen, stop: asyncio.Event, console: Console
 ) -> None:
-    while not await _set_within(stop, _LINE_S):
+    over = False
+    while not over:
+        over = await _set_within(stop, _LINE_S)
         console.print(live.line(await _stats(client), seen))
 
 

@@ -226,12 +226,12 @@ class Watch:
         """The breaker's, as it was last seen."""
         return self._seen[-1][1]
 
-    def since(self, began: float, state: State, *, until: float = math.inf) -> float | None:
-        """Seconds from `began` until the breaker was seen in that state; None: it was not.
+    def since(self, began: float, *states: State, until: float = math.inf) -> float | None:
+        """Seconds from `began` until the breaker was seen in one of the states; None: it was not.
 
         Both as time.monotonic gives them.
         """
-        seen = (at for at, each in self._seen if began <= at < until and each is state)
+        seen = (at for at, each in self._seen if began <= at < until and each in states)
         first = next(seen, None)
         return None if first is None else first - began
 

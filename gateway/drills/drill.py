@@ -141,7 +141,8 @@ class _Drill:
             healthy=healthy,
             fault=fault,
             recovery=recovery,
-            opened_s=watch.since(began, State.OPEN, until=recovered),
+            # One that is half open has been open, for less than from look to look.
+            opened_s=watch.since(began, State.OPEN, State.HALF_OPEN, until=recovered),
             closed_s=watch.since(recovered, State.CLOSED),
             garbage_accepted=len((self._stored() | client.taught) - _given(server)),
         )

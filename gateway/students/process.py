@@ -85,6 +85,7 @@ class ProcessWorker:
                 stdout=subprocess.DEVNULL,
                 env={**environment, **_ALONE},
             )
+        self._waits = Waits(Path(f"/proc/{self._process.pid}"))
         if aside:  # before it has made a thread, so that all of them will be
             _stand_aside(self._process.pid)
         self._line = _Line(self._heard, self._lost)
@@ -109,7 +110,7 @@ class ProcessWorker:
 
     def kept_s(self) -> float:
         """Seconds in which it wanted a processor and had none; 0 where the system does not say."""
-        return _kept_s(str(self._process.pid))
+        return self._waits.seconds
 
     def kill(self) -> None:
         """End the child at once, whatever it does; `close` sees the rest."""
@@ -231,12 +232,53 @@ def _stand_aside(process: int) -> None:
         os.sched_setscheduler(process, os.SCHED_IDLE, os.sched_param(0))
 
 
+class Waits:
+    """How long the first thread of a process wanted a processor and had none.
+
+    The system counts a wait when it is over (sched-stats.rst), and that of a child that stands
+    aside may last longer than a batch may take. So of who waits now the time counts in which it did
+    not run since it was last seen asleep. `folder` is that of the process in /proc; `clock` gives
+    seconds and never goes back.
+    """
+
+    def __init__(self, folder: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._folder = folder
+        self._clock = clock
+        self._asleep = clock()  # the time by the clock without what it ran and waited
+
+    @property
+    def seconds(self) -> float:
+        """Until now; 0 where the system does not say."""
+        awake = self._is_awake()  # before the times: who falls asleep since has waited no longer
+        ran, kept = _ran_and_kept_s(self._folder)
+        if not ran and not kept:
+            return 0.0
+        passed = self._clock() - ran
+        if not awake:
+            self._asleep = passed - kept
+        return max(kept, passed - self._asleep)
+
+    def _is_awake(self) -> bool:
+        """Whether it runs, or would if it had a processor (proc_pid_stat(5))."""
+        try:  # the name, in parentheses, may hold anything
+            state = (self._folder / "stat").read_bytes().rpartition(b")")[2].split()[0]
+        except (OSError, IndexError):
+            return False
+        return state == b"R"
+
+
 def _kept_s(process: str) -> float:
-    """Seconds in which its first thread wanted a processor and had none (sched-stats.rst)."""
+    """Seconds in which its first thread wanted a processor and had none, as far as that is over."""
+    return _ran_and_kept_s(Path(f"/proc/{process}"))[1]
+
+
+def _ran_and_kept_s(folder: Path) -> tuple[float, float]:
+    """Seconds in which the first thread ran, and in which it waited to run (sched-stats.rst)."""
     try:
-        return int(Path(f"/proc/{process}/schedstat").read_bytes().split()[1]) / _NANO
-    except (OSError, IndexError):
-        return 0.0
+        ran, kept, _ = (folder / "schedstat").read_bytes().split()
+    except (OSError, ValueError):
+        return 0.0, 0.0
+    return int(ran) / _NANO, int(kept) / _NANO
 
 
 def _raised(frame: Mapping[str, str]) -> Exception:

@@ -28,7 +28,9 @@ RATE = 1000.0  # requests/s of the open loop
 
 _MANY_CONNECTIONS = 4  # with requests of BATCH texts: enough for two batches on each of two cores
 _WARM_CONNECTIONS = 16
+_CHECK_S = 600.0  # the count ends a check; only a hang lasts so long
 _WARM_S = 1.0  # at most
+_REPLY_S = 60.0  # a server on a busy machine may stand still for seconds; only a hang takes so long
 _SAMPLE = 320  # replies that are checked, ten requests of BATCH texts
 _CEILING_SHARE = 0.25  # of the time of a load: two of them around each system
 _MICRO = 1_000_000  # microseconds in a second
@@ -143,10 +145,11 @@ class _Round:
             self._server.url,
             bodies,
             connections=_MANY_CONNECTIONS,
-            seconds=60.0,  # the count ends it; only a hang lasts so long
+            seconds=_CHECK_S,
             count=count,
             headers=self._server.headers,
             check=check,
+            timeout_s=_REPLY_S,
         )
         return Agreement(asked=count, answered=len(said), equal=sum(said))
 
@@ -158,6 +161,7 @@ class _Round:
             seconds=self._seconds,
             headers=self._server.headers,
             timing=True,
+            timeout_s=_REPLY_S,
         )
         return Steady(
             per_s=round(rate, 1),
@@ -171,7 +175,12 @@ class _Round:
     def _closed(self, bodies: Sequence[bytes], connections: int, seconds: float) -> Result:
         server = self._server
         return closed_loop.run(
-            server.url, bodies, connections=connections, seconds=seconds, headers=server.headers
+            server.url,
+            bodies,
+            connections=connections,
+            seconds=seconds,
+            headers=server.headers,
+            timeout_s=_REPLY_S,
         )
 
 

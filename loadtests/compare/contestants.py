@@ -61,7 +61,8 @@ def _ours(bundle: Path, port: int, workers: int, folder: Path) -> Launch:
     del workers  # it finds the cores itself
     key, digest = new_key("bench")
     task = {
-        "student": {"bundle": str(bundle)},  # and the defaults of `understudy serve`
+        # And the defaults of `understudy serve`; but as peers do, it lets requests wait.
+        "student": {"bundle": str(bundle), "max_wait_ms": 60_000},
         "teacher": {"scripted": {}},
         "policy": {"threshold": 0.0},  # peers have no teacher: the student answers everything
         "audit": {"share": 0.0},

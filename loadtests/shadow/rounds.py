@@ -27,6 +27,7 @@ Tell = Callable[[str], None]
 
 _LOAD = 0.4  # of what the busy connections get: well under it, so that a latency is no queue
 _FINDING_S = 2.0  # to find out what that is
+_REPLY_S = 60.0  # only a hang takes so long
 _MICRO = 1e6  # microseconds in a second
 # A sender that the candidate keeps from its processor is a cost of the shadow, and counts as one.
 _LATE_SHARE = 1.0
@@ -103,7 +104,9 @@ def measured(
 
 def _most(first: Stage, sent: Sequence[bytes], connections: int) -> float:
     """Requests a second that so many connections get, which are always busy."""
-    result = closed_loop.run(first.url, sent, connections=connections, seconds=_FINDING_S)
+    result = closed_loop.run(
+        first.url, sent, connections=connections, seconds=_FINDING_S, timeout_s=_REPLY_S
+    )
     return result.succeeded_per_s
 
 
@@ -113,10 +116,10 @@ def _turns(
     loops: dict[Loop, Callable[[], Result]] = {
         "open": lambda: open_loop.run(
             each.url, sent, rate=rate, seconds=pace.seconds, seed=pace.seed + number,
-            late_share=_LATE_SHARE,
+            late_share=_LATE_SHARE, timeout_s=_REPLY_S,
         ),
         "closed": lambda: closed_loop.run(
-            each.url, sent, connections=pace.connections, seconds=pace.seconds
+            each.url, sent, connections=pace.connections, seconds=pace.seconds, timeout_s=_REPLY_S
         ),
     }  # fmt: skip
     for loop, drive in loops.items():

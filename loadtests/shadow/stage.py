@@ -185,7 +185,8 @@ def _settings(variant: Variant, bundle: Path, port: int) -> dict[str, Any]:
     if variant.strike is not None:
         shadow |= {"limit_ms": _LIMIT_MS}
     task = {
-        "student": {"bundle": str(bundle)},  # and the defaults of `understudy serve`
+        # And the defaults of `understudy serve`; but a wait is to be measured, and not refused.
+        "student": {"bundle": str(bundle), "max_wait_ms": 60_000},
         "teacher": {"scripted": {}},
         "policy": {"threshold": 0.0},  # the student answers everything
         "audit": {"share": 0.0},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -13,6 +14,7 @@ from tests.acceptance.process import TIMEOUT_S
 from tests.factories import CONFIDENT
 
 PROBE_S = 0.05  # between two looks at who is ready
+FRESH_S = 1.0  # after which a look says nothing any more: this process may have stood still since
 Places = Callable[[], Sequence[str]]
 
 
@@ -25,21 +27,23 @@ class Balancer:
         self._ready: list[str] = []
         self._turns = itertools.count()
         self._looked = asyncio.Event()
+        self._looked_at = -math.inf  # when the last look began, as the event loop's clock goes
         self._news = asyncio.Event()
 
     @asynccontextmanager
     async def busy(self, places: Places, *, clients: int) -> AsyncIterator[None]:
         """Ask without pause while the block runs; `places` says where gateways may be."""
-        leaving = asyncio.Event()
-        async with httpx2.AsyncClient(timeout=TIMEOUT_S) as client, asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._probe(client, places, leaving))
-            await self._looked.wait()
-            for _ in range(clients):
-                tasks.create_task(self._ask(client, leaving))
-            try:
-                yield
-            finally:
-                leaving.set()
+        leaving, left = asyncio.Event(), asyncio.Event()
+        async with httpx2.AsyncClient(timeout=TIMEOUT_S) as client, asyncio.TaskGroup() as probes:
+            probes.create_task(self._probe(client, places, left))
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(clients):
+                    tasks.create_task(self._ask(client, leaving))
+                try:
+                    yield
+                finally:
+                    leaving.set()
+            left.set()
 
     async def has_answered(self, count: int) -> None:
         """Wait for so many answers in all, or for the first failure."""
@@ -48,18 +52,30 @@ class Balancer:
             self._news.clear()
 
     async def finds(self, count: int) -> None:
-        """Wait until so many gateways are ready, as the probes see it."""
-        while len(self._ready) < count:
-            self._looked.clear()
-            await self._looked.wait()
+        """Wait until so many gateways are ready, as the probes see it from now on."""
+        now = asyncio.get_running_loop().time()
+        while len(self._ready) < count or self._looked_at < now:
+            await self._look()
 
-    async def _probe(
-        self, client: httpx2.AsyncClient, places: Places, leaving: asyncio.Event
-    ) -> None:
-        while not leaving.is_set():
+    async def _look(self) -> None:
+        """Wait for the next look."""
+        self._looked.clear()
+        await self._looked.wait()
+
+    async def _place(self) -> str:
+        """A gateway that is ready, as a look of a moment ago found it."""
+        loop = asyncio.get_running_loop()
+        while not self._ready or loop.time() > self._looked_at + FRESH_S:
+            await self._look()
+        return self._ready[next(self._turns) % len(self._ready)]
+
+    async def _probe(self, client: httpx2.AsyncClient, places: Places, left: asyncio.Event) -> None:
+        while not left.is_set():
+            began = asyncio.get_running_loop().time()
             urls = tuple(places())
             found = await asyncio.gather(*(self._is_ready(client, url) for url in urls))
             self._ready = [url for url, ready in zip(urls, found, strict=True) if ready]
+            self._looked_at = began
             self._looked.set()
             await asyncio.sleep(PROBE_S)
 
@@ -72,7 +88,7 @@ class Balancer:
 
     async def _ask(self, client: httpx2.AsyncClient, leaving: asyncio.Event) -> None:
         while not leaving.is_set() and not self.failures:
-            url = self._ready[next(self._turns) % len(self._ready)]
+            url = await self._place()
             try:
                 reply = await client.post(f"{url}/v1/predict", json={"input": CONFIDENT})
             except httpx2.TransportError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,11 +56,11 @@ def served(start: Starter, request: pytest.FixtureRequest) -> Served:
     if (bundle is None) != (texts is None):
         raise pytest.UsageError("--bundle and --texts go together")
 
-    def starter(**task: Any) -> Process:
+    def starter(*, student: Mapping[str, Any] | None = None, **task: Any) -> Process:
+        run = {"workers": 2 if bundle is None else "auto", **(student or {})}
         if bundle is None:
-            return start(tickets={"student": {"workers": 2}} | task)
+            return start(tickets={"student": run} | task)
         given: dict[str, Any] = {"teacher": {"scripted": {"labels": {}}}} | task
-        student = {"workers": "auto", **given.pop("student", {})}
-        return start(student=bundle, tickets={**given, "student": student})
+        return start(student=bundle, tickets={**given, "student": run})
 
     return Served(starter, _TEXTS if texts is None else texts.read_text().splitlines())

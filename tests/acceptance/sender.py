@@ -12,6 +12,10 @@ import httpx2
 from gateway.types import RecordState
 from tests.acceptance.process import TIMEOUT_S
 
+# Of one client: below what a process may have open, and an address (server's limits), however long
+# the gateway stands still. Who finds none free waits for one.
+_CONNECTIONS = 256
+
 
 @dataclass
 class Notes:
@@ -33,7 +37,7 @@ async def send(
 ) -> None:
     """Send `rate` requests a second until `until` says so, each at its own time."""
     loop = asyncio.get_running_loop()
-    limits = httpx2.Limits(max_connections=None)
+    limits = httpx2.Limits(max_connections=_CONNECTIONS)
     async with (
         httpx2.AsyncClient(base_url=url, limits=limits, timeout=TIMEOUT_S) as client,
         asyncio.TaskGroup() as group,

@@ -22,6 +22,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from distill.demo import project, tickets
 from distill.workspace import Workspace
+from gateway import settings
 from tests.acceptance.command import Ran, understudy
 
 TICKETS = 700
@@ -31,6 +32,7 @@ CERTIFIED_ROWS = 91  # of 455 labelled ones
 
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _PIECES = 300
+_LONGEST_WAIT_MS = 60_000
 _TRAINING = {"batch": 16, "learning_rate": 1.0e-3, "head_learning_rate": 1.0e-2}
 # What differs from the recipe that `understudy init` writes.
 _TEACHER = {
@@ -67,9 +69,18 @@ class Shop:
         return Workspace(self.folder)
 
     def copy(self, parent: Path) -> Path:
-        """The same project in a place that a test may change, without what was served in it."""
+        """The same project in a place that a test may change, without what was served in it.
+
+        Its gateway refuses nobody for a long wait: others may be busy on this machine.
+        """
         served = shutil.ignore_patterns("understudy.db*", "gateway.log")
-        return shutil.copytree(self.folder, parent / "shop", symlinks=True, ignore=served)
+        copied = shutil.copytree(self.folder, parent / "shop", symlinks=True, ignore=served)
+        config = copied / settings.FILE
+        content = yaml.safe_load(config.read_text())
+        for task in content["tasks"].values():
+            task["student"]["max_wait_ms"] = _LONGEST_WAIT_MS
+        config.write_text(yaml.safe_dump(content, sort_keys=False))
+        return copied
 
 
 def trained(factory: pytest.TempPathFactory) -> Shop:

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.acceptance
 
 SCORE = 0.01  # what batch mates may move a score by
 SIZES = (1, 1, 1, 1, 2, 3, 8, 32)  # texts of a request, by turns
+WAIT_MS = 600_000  # that a text may: none is refused or given up, however slow the machine is
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,10 @@ def _compare(served: Served, *, requests: int) -> None:
         [source.choice(served.texts) for _ in range(SIZES[number % len(SIZES)])]
         for number in range(min(requests, 4000))
     ]
-    process = served.start()
+    process = served.start(
+        student={"max_wait_ms": WAIT_MS},
+        teacher={"scripted": {"labels": {}}, "timeout_s": WAIT_MS / 1000},
+    )
     alone = _answers(process, {text for group in groups for text in group})
     result = closed_loop.run(
         f"{process.url}/v1/predict",
@@ -78,7 +82,7 @@ def _compare(served: Served, *, requests: int) -> None:
         count=requests,
         processes=1,
         check=SameAsAlone([[alone[text] for text in group] for group in groups]),
-        timeout_s=60.0,
+        timeout_s=WAIT_MS / 1000,
     )
     assert result.statuses == {200: requests}
     assert result.wrong == 0
@@ -89,6 +93,7 @@ def _compare(served: Served, *, requests: int) -> None:
 def _answers(process: Process, texts: set[str]) -> dict[str, Alone]:
     """Each text by itself: labels and score by the student in this process, where it answers."""
     (task,) = load(process.config).tasks.values()
+    assert task.student.bundle is not None
     student = Student(open_bundle(task.student.bundle))
     found = {}
     for text in texts:

@@ -26,6 +26,7 @@ from gateway.teachers.faults import Call, Fault, FaultServer
 from tests.acceptance.command import understudy
 from tests.acceptance.process import TIMEOUT_S, Process
 from tests.factories import CONFIDENT, TASK, UNSURE, settings_file, tiny_bundle
+from tests.patience import until
 
 pytestmark = pytest.mark.acceptance
 
@@ -69,8 +70,11 @@ def _settings(folder: Path, model: FaultServer, **sections: Any) -> Path:
     """A task without a student, in threads as soon as one comes."""
     path = settings_file(
         folder,
-        teacher={"openai": {"url": model.url, "model": faults.MODEL, "logprobs": True}},
-        **{"records": {"path": "records.db", "text": "full", "ack": "group"}, **sections},
+        teacher={
+            "openai": {"url": model.url, "model": faults.MODEL, "logprobs": True},
+            "timeout_s": 60,
+        },
+        **{"records": {"path": "records.db", "text": "full"}, **sections},
     )
     content = path.read_text().replace(f"bundle: {folder}", f"# bundle: {folder}")
     path.write_text(content.replace("    policy:", f"    heads: {json.dumps(HEADS)}\n    policy:"))
@@ -102,6 +106,7 @@ def test_an_openai_client_gets_the_teachers_answers_from_the_first_day_on(day: P
             assert {name: told[name] for name in NO_STUDENT} == NO_STUDENT
         flagged = client.moderations.create(model=TASK.name, input=UNSURE).results[0]
         assert flagged.flagged is False
+    _stored(day)
     found = {row.text: row for row in day.records()}
     assert found[FRAUD].teacher_scores == {"intent": SCORES["fraud"], "flags": FLAGS}
     assert (found[FRAUD].failure, found[FRAUD].student_labels) == ("", None)
@@ -128,6 +133,11 @@ def test_every_protocol_shows_a_task_without_a_student(day: Process) -> None:
     assert (first["label"], round(first["score"], 3)) == ("fraud", 0.8)
 
 
+def _stored(day: Process) -> None:
+    """Wait until every record is in the database, which no reply waits for."""
+    until(lambda: day.stats()["records"]["waiting"] == 0)
+
+
 def _get(day: Process, path: str) -> Any:
     return httpx2.get(f"{day.url}{path}", timeout=TIMEOUT_S).raise_for_status().json()
 
@@ -138,6 +148,7 @@ def _post(day: Process, path: str, body: Any) -> Any:
 
 def test_the_first_student_comes_and_goes_while_requests_do(day: Process, tmp_path: Path) -> None:
     day.ask(FRAUD)
+    _stored(day)
     out = tmp_path / "first.jsonl"
     config = ("--config", day.config)
     said = understudy("handover", *config, "--task", TASK.name, "--since", "1d", "--out", out)

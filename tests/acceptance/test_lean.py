@@ -8,12 +8,13 @@ from contextlib import closing
 
 import pytest
 
+from loadtests.compare.tree import Tree
 from tests.acceptance.process import Process
 from tests.factories import CONFIDENT, settings_file
 
 pytestmark = pytest.mark.acceptance
 
-SLOWEST_S = 10.0  # to be ready; one or two where no one else uses the machine
+SLOWEST_S = 10.0  # to be ready; one or two are usual
 WITHOUT_TRAINING = """\
 import sys
 
@@ -48,6 +49,11 @@ def test_it_answers_where_no_library_of_training_is_installed(lean: Process) -> 
     assert lean.ask(CONFIDENT)["labels"]["intent"] == "refund"
 
 
+def test_little_work_makes_it_ready(lean: Process) -> None:
+    assert Tree(lean.pid).cpu_s() <= SLOWEST_S  # of processor time: whoever else has the machine
+
+
+@pytest.mark.soak  # as long as whoever else has the machine lets it take
 def test_it_is_ready_soon(lean: Process, capsys: pytest.CaptureFixture[str]) -> None:
     with capsys.disabled():
         sys.stdout.write(f"\nprocess start to ready: {lean.start_s:.2f} s\n")

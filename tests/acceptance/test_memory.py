@@ -15,7 +15,8 @@ pytestmark = pytest.mark.acceptance
 
 
 def test_nobody_asks_and_nothing_is_done(served: Served) -> None:
-    assert idle_share(Tree(served.start().pid), seconds=2.0) < 0.05
+    # Of these seconds what starting left to do, on however slow a core, is a small part.
+    assert idle_share(Tree(served.start().pid), seconds=4.0) < 0.05
 
 
 @pytest.mark.soak

@@ -46,10 +46,11 @@ def test_prometheus_sees_the_gateway_and_a_rollback_is_heard_and_in_the_log(
     with watched(tmp_path / "prometheus", gateway.url, key=KEY) as prometheus:
         series = f'understudy_swaps_total{{task="{TASK.name}",result="rolled_back"}}'
         until(lambda: prometheus.value(series) == 0.0)
-        assert prometheus.value('up{job="understudy"}') == 1.0
         until(lambda: not prometheus.unhealthy())
-        assert prometheus.firing() == {}
-        assert prometheus.value("understudy_certificate_valid") == 1.0
+        # A scrape that came too late on a busy machine is heard as well, and passes.
+        until(lambda: prometheus.value('up{job="understudy"}') == 1.0)
+        until(lambda: prometheus.value("understudy_certificate_valid") == 1.0)
+        until(lambda: prometheus.firing() == {})
         students(gateway, "swap", new.name, "--why", "it is newer")
         stale = f"{TASK.name}: no certificate holds, so that everything goes to the teacher"
         until(lambda: prometheus.firing() == {"UnderstudyCertificateVoid": stale})

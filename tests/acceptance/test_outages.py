@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import psycopg
@@ -14,6 +15,7 @@ from tests.acceptance.conftest import Starter
 from tests.acceptance.process import Process
 from tests.acceptance.sender import Notes, send
 from tests.factories import CONFIDENT
+from tests.patience import until
 from tests.postgres import Cluster, cluster
 
 __all__ = ["cluster"]
@@ -21,6 +23,8 @@ __all__ = ["cluster"]
 pytestmark = pytest.mark.acceptance
 
 RATE = 200.0  # requests a second
+BUSY_S = 60.0  # for whoever writes as the gateway starts
+POOL = 3  # connections of a gateway: what it lost it does not keep
 LONG = [
     pytest.param(200, id="short"),
     pytest.param(6000, id="long", marks=pytest.mark.soak),  # half a minute at that rate
@@ -32,10 +36,8 @@ def test_a_lock_held_by_another_process_costs_no_request(
     start: Starter, tmp_path: Path, replies: int
 ) -> None:
     process = start(records={"path": "records.db", "queue": replies // 2})
-    with closing(sqlite3.connect(tmp_path / "records.db", isolation_level=None)) as holder:
-        holder.execute("BEGIN EXCLUSIVE")
+    with locked(tmp_path / "records.db"):
         notes = loaded(process, replies)
-        holder.rollback()
     account = recovered(process)
     assert account["dropped"] > 0
     assert_exact(process, notes, account)
@@ -56,12 +58,7 @@ def test_a_server_that_is_away_costs_no_request(
         cluster.start()
     account = recovered(process)
     assert account["dropped"] > 0
-    with closing(psycopg.connect(url)) as connection:
-        connections = connection.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'understudy'"
-        ).fetchone()
-    assert connections is not None
-    assert connections[0] <= 2
+    until(lambda: connections(url) <= POOL)  # one that was given up ends in the server's own time
     assert_exact(process, notes, account)
 
 
@@ -71,18 +68,15 @@ def test_a_queue_full_of_long_texts_does_not_outgrow_its_bound(
 ) -> None:
     process = start(
         records={"path": "records.db", "queue": 1_000_000, "text": "full"},
-        tickets={"student": {"max_wait_ms": 60_000}},  # none is refused, however slow this is
     )
     resident = "process_resident_memory_bytes"
     text = f"{CONFIDENT} " + "x" * 90_000
     warm = loaded(process, 200, text=text)
     recovered(process)
     before = process.metric(resident)
-    with closing(sqlite3.connect(tmp_path / "records.db", isolation_level=None)) as holder:
-        holder.execute("BEGIN EXCLUSIVE")
+    with locked(tmp_path / "records.db"):
         notes = loaded(process, 2000, text=text)  # 180 MB of texts
         assert process.metric(resident) - before < 80e6
-        holder.rollback()
     account = recovered(process)
     assert account["dropped"] > 0
     warm.statuses += notes.statuses
@@ -102,10 +96,33 @@ def loaded(process: Process, replies: int, *, text: str = CONFIDENT) -> Notes:
 
 def recovered(process: Process) -> dict[str, int]:
     """The account of the records when none waits any more."""
-    while True:
-        account: dict[str, int] = process.stats()["records"]
-        if not account["waiting"] and not account["degraded"]:
-            return account
+    account: dict[str, int] = {}
+
+    def written() -> bool:
+        account.update(process.stats()["records"])
+        return not account["waiting"] and not account["degraded"]
+
+    until(written)
+    return account
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """While another process would have the only lock of the records."""
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=BUSY_S)) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        yield
+        holder.rollback()
+
+
+def connections(url: str) -> int:
+    """How many connections gateways have to that server."""
+    with closing(psycopg.connect(url)) as connection:
+        found = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'understudy'"
+        ).fetchone()
+    assert found is not None
+    return int(found[0])
 
 
 def assert_exact(process: Process, notes: Notes, account: dict[str, int]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -16,25 +18,32 @@ from loadtests.compare.tree import Tree
 from loadtests.tally import Latency
 from tests.acceptance.conftest import Served
 from tests.acceptance.process import TIMEOUT_S, Process
+from tests.patience import until
 
 pytestmark = pytest.mark.acceptance
 
 _PROBE_S = 0.1  # between two looks at liveness
+_SHED = 'understudy_shed_total{reason="overloaded"}'
 
 
 def test_what_finds_no_room_is_told_so_and_the_gateway_stays_alive(served: Served) -> None:
     process = served.start(student={"queue": 256, "workers": 1, "max_wait_ms": 1})
     bodies = [orjson.dumps({"inputs": [served.texts[0]] * 64})]
-    with probed(process) as seconds:
+    # The student has 64 texts at most, four more requests wait, and 19 of the clients are refused.
+    with probed(process) as seconds, halted(process):
         result = closed_loop.run(
-            f"{process.url}/v1/predict", bodies, connections=24, seconds=30, count=400, processes=1
+            f"{process.url}/v1/predict",
+            bodies,
+            connections=24,
+            seconds=TIMEOUT_S,
+            count=400,
+            timeout_s=TIMEOUT_S,
         )
     assert set(result.statuses) == {200, 429}
     assert result.codes == {"overloaded": result.statuses[429]}
     assert result.failures == {}
     assert seconds
-    shed = process.metric('understudy_shed_total{reason="overloaded"}')
-    assert shed == result.statuses[429]
+    assert process.metric(_SHED) == result.statuses[429]
     assert process.post({"input": served.texts[0]}).status_code == 200
 
 
@@ -79,6 +88,28 @@ def test_three_times_saturation_for_a_minute(served: Served) -> None:
     assert probes.p99 <= 200
     assert after.errors == 0
     assert after.latency.p95 <= 2 * normal.latency.p95
+
+
+@contextmanager
+def halted(process: Process) -> Iterator[None]:
+    """The student stands still until somebody is refused."""
+    (student,) = Tree(process.pid).running("gateway.students.process")
+    os.kill(student, signal.SIGSTOP)
+
+    def release() -> None:
+        try:
+            until(lambda: over.is_set() or process.metric(_SHED) > 0)
+        finally:
+            os.kill(student, signal.SIGCONT)
+
+    over = threading.Event()
+    thread = threading.Thread(target=release)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 @contextmanager

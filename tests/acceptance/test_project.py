@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -20,14 +20,41 @@ from distill.demo.crowd import gold
 from gateway.contract.bundle import open_bundle
 from tests.acceptance import shop as shops
 from tests.acceptance.command import Ran, understudy
-from tests.acceptance.process import GATEWAY, TIMEOUT_S, Process
+from tests.acceptance.process import TIMEOUT_S, Process
 from tests.acceptance.shop import Shop
+from tests.patience import until
 
 # Of one group: each process of the tests would train the project again.
-pytestmark = [pytest.mark.acceptance, pytest.mark.slow, pytest.mark.xdist_group("project")]
+# The first of them waits for all training: half a minute, and six where others have the processors.
+pytestmark = [
+    pytest.mark.acceptance,
+    pytest.mark.slow,
+    pytest.mark.xdist_group("project"),
+    pytest.mark.timeout(900),
+]
 
-LOOK_S = 0.05  # between two looks for a checkpoint
-EPOCHS = 30  # of the training that is killed: far longer than a look
+EPOCHS = 10  # of the training that is killed after its first
+STANDING_STILL = """\
+import os
+import signal
+import sys
+
+from distill import train
+
+keep = train._keep
+
+
+def keep_and_stop(*what):
+    keep(*what)
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+train._keep = keep_and_stop
+
+from gateway.cli import main
+
+main(sys.argv[1:])
+"""  # the command, which stands still once it has written a checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +75,11 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
 
 @pytest.fixture(scope="module")
 def gateway(shop: Shop) -> Iterator[Process]:
-    with closing(Process(shop.folder / "understudy.yaml")) as process:
+    content = yaml.safe_load((shop.folder / "understudy.yaml").read_text())
+    content["tasks"]["tickets"]["teacher"]["timeout_s"] = TIMEOUT_S  # on however busy a machine
+    config = shop.folder / "patient.yaml"
+    config.write_text(yaml.safe_dump(content))
+    with closing(Process(config)) as process:
         yield process
 
 
@@ -59,11 +90,14 @@ def interruption(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Interr
     command = ["distill", "--recipe", str(folder / "recipe.yaml")]
     with (folder / "first.log").open("w") as log:
         first = subprocess.Popen(
-            [*GATEWAY, *command], stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"}
+            [sys.executable, "-c", STANDING_STILL, *command],
+            stderr=log,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
     try:
-        _wait_for_checkpoint(first, folder)
-        first.send_signal(signal.SIGSTOP)
+        seen = os.waitid(os.P_PID, first.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        assert seen is not None
+        assert seen.si_code == os.CLD_STOPPED, (folder / "first.log").read_text()
         other = understudy(*command)
     finally:
         first.kill()
@@ -156,8 +190,7 @@ def test_the_trained_project_is_served(shop: Shop, gateway: Process) -> None:
 
 def test_served_answers_are_found_among_the_records(shop: Shop, gateway: Process) -> None:
     identity = gateway.ask("I want my money back")["id"]
-    while gateway.stats()["records"]["waiting"]:
-        continue
+    until(lambda: not gateway.stats()["records"]["waiting"])
     found = understudy("records", "query", "--config", shop.folder / "understudy.yaml", "--json")
     assert identity in [record["id"] for record in json.loads(found.out)]
 
@@ -193,12 +226,3 @@ def test_without_gold_labels_the_certificate_says_that_the_teacher_judged(
     assert point.certificate
     assert point.certificate.labels == "teacher"
     assert "against teacher labels" in interruption.again.out
-
-
-def _wait_for_checkpoint(process: subprocess.Popen[bytes], folder: Path) -> None:
-    while not list(folder.glob("runs/training-*/train.partial/checkpoints/state")):
-        try:
-            process.wait(LOOK_S)
-        except subprocess.TimeoutExpired:
-            continue
-        raise AssertionError((folder / "first.log").read_text())

@@ -31,9 +31,13 @@ def records(cluster: Cluster) -> str:
 
 @pytest.fixture
 def pair(start: Starter) -> Process:
-    """A gateway of two replicas that keep no records, and would drain for long."""
+    """A gateway of two replicas that keep no records."""
+    return two(start)
+
+
+def two(start: Starter, **server: object) -> Process:
     return start(
-        server={"replicas": 2, "drain_delay_s": 300},
+        server={"replicas": 2, **server},
         admin={"port": two_free_ports()},
         records={"enabled": False},
     )
@@ -52,19 +56,17 @@ def test_both_replicas_answer_at_one_address_and_store_in_one_database(
     assert _stored(records) == ASKED
 
 
-def test_a_second_signal_ends_all_of_them_at_once(pair: Process) -> None:
+def test_a_second_signal_ends_all_of_them_at_once(start: Starter) -> None:
+    pair = two(start, drain_delay_s=300)  # longer than the test may last
     pair.send(signal.SIGTERM)
     for admin in _admins(pair):
-        until(lambda admin=admin: httpx2.get(f"{admin}/readyz").status_code == 503)  # type: ignore[misc]
+        until(lambda admin=admin: _get(f"{admin}/readyz").status_code == 503)  # type: ignore[misc]
     pair.send(signal.SIGINT)
     assert pair.ended() == 128 + signal.SIGINT
     until(lambda: _refuses(pair.url))
 
 
-def test_replicas_leave_when_their_parent_is_killed(start: Starter) -> None:
-    pair = start(
-        server={"replicas": 2}, admin={"port": two_free_ports()}, records={"enabled": False}
-    )
+def test_replicas_leave_when_their_parent_is_killed(pair: Process) -> None:
     assert pair.leave(signal.SIGKILL) == -signal.SIGKILL
     until(lambda: _refuses(pair.url))
 
@@ -117,7 +119,7 @@ def _port(config: Path) -> int:
 
 def _answered(admin: str) -> int:
     series = 'understudy_requests_total{code="200",route="student",task="tickets"} '
-    text = httpx2.get(f"{admin}/metrics").text
+    text = _get(f"{admin}/metrics").text
     return int(float(text.partition(series)[2].split()[0]))
 
 
@@ -129,11 +131,18 @@ def _stored(url: str) -> int:
 
 
 def _refuses(url: str) -> bool:
+    """Whether nobody listens there; who is slow, or cuts a request short, still does."""
     try:
-        httpx2.get(f"{url}/livez")
-    except httpx2.TransportError:
+        _get(f"{url}/livez")
+    except httpx2.ConnectError:
         return True
+    except httpx2.TransportError:
+        return False
     return False
+
+
+def _get(url: str) -> httpx2.Response:
+    return httpx2.get(url, timeout=TIMEOUT_S)
 
 
 def _refused(config: Path, *options: str) -> subprocess.CompletedProcess[str]:

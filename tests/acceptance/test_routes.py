@@ -11,6 +11,7 @@ import pytest
 from tests.acceptance.conftest import Starter
 from tests.acceptance.process import Process
 from tests.factories import CONFIDENT, UNSURE, settings_file
+from tests.patience import until
 
 pytestmark = pytest.mark.acceptance
 
@@ -100,8 +101,8 @@ def test_every_confident_answer_is_audited_where_the_share_is_one(start: Starter
     for _ in range(5):
         process.ask(CONFIDENT)
     process.ask(UNSURE)
-    while (intent := _audited(process))["comparisons"] < 5:  # audits come after the reply
-        continue
+    until(lambda: _audited(process)["comparisons"] >= 5)  # audits come after the reply
+    intent = _audited(process)
     assert intent == {"comparisons": 5, "disagreements": 5, "share": 1.0}  # it says "other"
     assert process.leave() == 0
     assert [record.audit_propensity for record in process.records()] == [1.0] * 5 + [0.0]

@@ -16,6 +16,7 @@ from loadtests.tally import Result
 from tests.acceptance.conftest import Starter
 from tests.acceptance.process import TIMEOUT_S, Process
 from tests.factories import CONFIDENT
+from tests.patience import until
 
 pytestmark = pytest.mark.acceptance
 
@@ -24,6 +25,9 @@ HALVES = (
     b'POST /v1/predict HTTP/1.1\r\nhost: a\r\ncontent-length: 30\r\n\r\n{"input": "pl',
 )
 BODY = b'{"input": "%s"}' % CONFIDENT.encode()
+# For a request to be whole: above what a machine that is busy takes from who means to be fast.
+RECEIPT_S = 8.0
+SLOW = 60  # clients
 
 
 class SlowClients:
@@ -69,23 +73,23 @@ def normal(start: Starter) -> Process:
 
 
 def test_slow_clients_are_told_and_closed_and_others_are_answered(start: Starter) -> None:
-    process = start(server={"receipt_s": 1.0})
+    process = start(server={"receipt_s": RECEIPT_S})
     files = _open_files(process)
-    slow = SlowClients(process.url, 60)
-    result = _ask(process, rate=50, seconds=2)
+    slow = SlowClients(process.url, SLOW)
+    for _ in range(20):  # each on a connection of its own
+        assert process.ask(CONFIDENT)["route"] == "student"
     slow.ended()
-    assert result.statuses == {200: 100}
-    assert slow.statuses == {"408": 60}
-    assert process.metric('understudy_connections_cut_total{cause="receipt"}') == 60
-    # All of them are gone; the client that asks keeps a connection or two.
-    assert _open_files(process) < files + 60 / 2
+    assert slow.statuses == {"408": SLOW}
+    assert process.metric('understudy_connections_cut_total{cause="receipt"}') == SLOW
+    # All of them are gone; some file of its own the gateway may have opened since.
+    until(lambda: _open_files(process) < files + SLOW / 2)
 
 
 @pytest.mark.soak
 def test_five_hundred_slow_clients_do_not_slow_the_others(normal: Process) -> None:
-    alone = _ask(normal, rate=200, seconds=6)
+    alone = _load(normal, rate=200, seconds=6)
     slow = SlowClients(normal.url, 500)
-    beside = _ask(normal, rate=200, seconds=12)  # all of their time, and their end
+    beside = _load(normal, rate=200, seconds=12)  # all of their time, and their end
     slow.ended()
     assert alone.latency is not None, alone.refusal
     assert beside.latency is not None, beside.refusal
@@ -97,7 +101,7 @@ def test_five_hundred_slow_clients_do_not_slow_the_others(normal: Process) -> No
     assert beside.latency.p95 <= 2 * alone.latency.p95
 
 
-def _ask(process: Process, *, rate: float, seconds: float) -> Result:
+def _load(process: Process, *, rate: float, seconds: float) -> Result:
     return open_loop.run(
         f"{process.url}/v1/predict",
         [BODY],

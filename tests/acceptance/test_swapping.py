@@ -7,8 +7,8 @@ import json
 import random
 import signal
 import socket
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from tests.acceptance.conftest import Starter
 from tests.acceptance.process import TIMEOUT_S, Process
 from tests.factories import CONFIDENT, TASK, tiny_bundle
 from tests.hostile import Parts, parts_of
+from tests.patience import two_free_ports, until
 
 pytestmark = pytest.mark.acceptance
 
@@ -38,16 +39,44 @@ RENAMED = Task(
     ),
 )
 SCRIPT = {"scripted": {"delay_ms": 0}}  # it says the first label of whichever student serves
-# Whoever else is busy on the machine of the tests makes requests wait; a wait is no failure here.
-PATIENT = {"student": {"max_wait_ms": 60_000}}
 RATE = 150.0  # requests a second of the long run
 _MOST_GROWTH = 1.1  # of the resident memory, between the tenth swap and the last
+_AT_ONCE = 64  # requests; while none of them is answered no more are sent
+# Below the 5 s after which the gateway closes an idle connection, so that both never meet.
+_IDLE_S = 2.0
 
-Work = Callable[[httpx2.AsyncClient], Awaitable[None]]
+
+@dataclass
+class Replies:
+    """What came back so far."""
+
+    all: list[dict[str, Any]] = field(default_factory=list)
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def take(self, reply: dict[str, Any]) -> None:
+        """Another one."""
+        self.all.append(reply)
+        self.news.set()
+
+    async def by(self, student: str) -> None:
+        """Wait for the next one that this student gave."""
+        seen = len(self.all)
+        while all(named(reply) != student for reply in self.all[seen:]):
+            self.news.clear()
+            await self.news.wait()
+
+
+Work = Callable[[httpx2.AsyncClient, Replies], Awaitable[None]]
 
 
 def add(process: Process, parts: Parts) -> httpx2.Response:
-    return httpx2.post(f"{process.url}{STUDENTS}", content=parts.tar(), headers=TAR, timeout=60)
+    url = process.url + STUDENTS
+    return httpx2.post(url, content=parts.tar(), headers=TAR, timeout=TIMEOUT_S)
+
+
+def named(reply: dict[str, Any]) -> str:
+    """The name of the student that gave a reply."""
+    return f"{TASK.name}-{reply['bundle'][:12]}"
 
 
 def serving(process: Process) -> str:
@@ -57,31 +86,38 @@ def serving(process: Process) -> str:
 
 async def beside_requests(process: Process, work: Work, *, rate: float) -> list[dict[str, Any]]:
     """Do something while requests come at a steady rate; returns their replies, all of them 200."""
-    replies: list[dict[str, Any]] = []
-    done = asyncio.Event()
-    limits = httpx2.Limits(max_connections=64)
+    replies, done, places = Replies(), asyncio.Event(), asyncio.Semaphore(_AT_ONCE)
+    limits = httpx2.Limits(max_connections=None, keepalive_expiry=_IDLE_S)
     async with httpx2.AsyncClient(base_url=process.url, timeout=TIMEOUT_S, limits=limits) as http:
 
         async def ask() -> None:
-            reply = await http.post("/v1/predict", json={"input": CONFIDENT})
+            try:
+                reply = await http.post("/v1/predict", json={"input": CONFIDENT})
+            finally:
+                places.release()
             assert reply.status_code == 200, reply.text
-            replies.append(reply.json())
+            replies.take(reply.json())
 
         async def flow() -> None:
             loop = asyncio.get_running_loop()
-            start, asked = loop.time(), []
-            while not done.is_set():
-                asked.append(asyncio.create_task(ask()))
-                await asyncio.sleep(max(0.0, start + len(asked) / rate - loop.time()))
-            await asyncio.gather(*asked)
+            async with asyncio.TaskGroup() as asked:
+                due = loop.time()
+                while not done.is_set():
+                    await places.acquire()
+                    asked.create_task(ask())
+                    due += 1 / rate
+                    await asyncio.sleep(max(0.0, due - loop.time()))
 
-        flowing = asyncio.create_task(flow())
-        try:
-            await work(http)
-        finally:
-            done.set()
-            await flowing
-    return replies
+        async def act() -> None:
+            try:
+                await work(http, replies)
+            finally:
+                done.set()
+
+        async with asyncio.TaskGroup() as both:  # a request that fails ends the work as well
+            both.create_task(flow())
+            both.create_task(act())
+    return replies.all
 
 
 def resident(process: Process) -> int:
@@ -99,18 +135,18 @@ def swaps_under_load(process: Process, folder: Path, *, swaps: int, rate: float)
     turns = list(labels)[1:] + list(labels)[:1]  # the next of four: never the one still loaded
     memory: list[int] = []
 
-    async def work(http: httpx2.AsyncClient) -> None:
+    async def work(http: httpx2.AsyncClient, replies: Replies) -> None:
         for number in range(swaps):
-            reply = await http.post(SWAP, json={"bundle": turns[number % len(turns)]})
+            student = turns[number % len(turns)]
+            reply = await http.post(SWAP, json={"bundle": student})
             assert reply.status_code == 200, reply.text
             memory.append(resident(process))
+            await replies.by(student)
 
     replies = asyncio.run(beside_requests(process, work, rate=rate))
-    said = {f"{TASK.name}-{reply['bundle'][:12]}": reply["labels"]["intent"] for reply in replies}
-    assert said.items() <= labels.items()
-    assert len(said) == len(labels)  # every one of them answered
+    assert {named(reply) for reply in replies} == labels.keys()  # every one of them answered
     for reply in replies:
-        assert reply["labels"]["intent"] == labels[f"{TASK.name}-{reply['bundle'][:12]}"]
+        assert reply["labels"]["intent"] == labels[named(reply)]
         assert reply["route"] == "student"
     swapped = process.metric(f'understudy_swaps_total{{result="swapped",task="{TASK.name}"}}')
     assert swapped == swaps
@@ -118,19 +154,19 @@ def swaps_under_load(process: Process, folder: Path, *, swaps: int, rate: float)
 
 
 def test_no_request_fails_while_students_take_turns(start: Starter, tmp_path: Path) -> None:
-    swaps_under_load(start(teacher=SCRIPT, tickets=PATIENT), tmp_path / "new", swaps=10, rate=100.0)
+    swaps_under_load(start(teacher=SCRIPT), tmp_path / "new", swaps=10, rate=100.0)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(1200)
 def test_two_hundred_swaps_at_a_steady_rate_fail_no_request(start: Starter, tmp_path: Path) -> None:
-    swaps_under_load(start(teacher=SCRIPT, tickets=PATIENT), tmp_path / "new", swaps=200, rate=RATE)
+    swaps_under_load(start(teacher=SCRIPT), tmp_path / "new", swaps=200, rate=RATE)
 
 
 def flips_under_load(process: Process, parts: Parts, *, flips: int, rate: float) -> None:
     chance = random.Random(7)
 
-    async def work(http: httpx2.AsyncClient) -> None:
+    async def work(http: httpx2.AsyncClient, _replies: Replies) -> None:
         for number in range(flips):
             name = sorted(parts.files)[number % len(parts.files)]
             content = bytearray(parts.files[name])
@@ -149,7 +185,7 @@ def flips_under_load(process: Process, parts: Parts, *, flips: int, rate: float)
 
 def test_a_changed_byte_is_refused_and_no_request_notices(start: Starter, tmp_path: Path) -> None:
     parts = parts_of(tiny_bundle(tmp_path / "new", seed=1))
-    flips_under_load(start(tickets=PATIENT), parts, flips=50, rate=50.0)
+    flips_under_load(start(), parts, flips=50, rate=50.0)
 
 
 @pytest.mark.soak
@@ -158,7 +194,7 @@ def test_a_thousand_changed_bytes_are_refused_while_the_gateway_serves(
     start: Starter, tmp_path: Path
 ) -> None:
     parts = parts_of(tiny_bundle(tmp_path / "new", seed=1))
-    flips_under_load(start(tickets=PATIENT), parts, flips=1000, rate=RATE)
+    flips_under_load(start(), parts, flips=1000, rate=RATE)
 
 
 def test_a_process_that_is_killed_half_way_leaves_no_half_bundle(
@@ -263,12 +299,20 @@ def test_the_command_line_shows_an_admins_key(
     assert (ran.status, "--key-file" in ran.err) == (2, True)
 
 
-def test_several_gateways_are_told_in_turn(start: Starter, tmp_path: Path) -> None:
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A port at which nobody listens, and nobody can while the test runs."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
+def test_several_gateways_are_told_in_turn(
+    start: Starter, tmp_path: Path, silent_port: int
+) -> None:
     process = start()
     bundle = tiny_bundle(tmp_path / "new", seed=1)
-    free = socket.create_server(("127.0.0.1", 0))
-    gone = f"http://127.0.0.1:{free.getsockname()[1]}"
-    free.close()
+    gone = f"http://127.0.0.1:{silent_port}"
     ran = understudy("students", "add", bundle, "--admin", process.url, "--admin", gone)
     assert ran.status == 1
     assert ran.err.startswith(f"understudy: {gone}: ")
@@ -298,22 +342,17 @@ def test_every_replica_is_told_and_a_new_one_serves_what_they_serve(
     assert [each["serving"] for each in said] == [bundle.name] * 2
     assert {process.ask(CONFIDENT)["labels"]["intent"] for _ in range(8)} == {"fraud"}
     process.send(signal.SIGHUP)  # the parent hands it on
-    for each in said:
-        while "config_generation 2.0" not in httpx2.get(each["url"] + "/metrics").text:
-            continue
+
+    def all_follow() -> bool:
+        urls = [f"{each['url']}/metrics" for each in said]
+        texts = [httpx2.get(url, timeout=TIMEOUT_S).text for url in urls]
+        return all("config_generation 2.0" in text for text in texts)
+
+    until(all_follow)
     assert process.leave() == 0
     process = start(config=process.config)
     listed = json.loads(understudy("students", "list", *config, "--json").out)
     assert [each["tasks"][0]["serving"] for each in listed] == [bundle.name] * 2
-
-
-def two_free_ports() -> int:
-    """A port that is free, as is the next one."""
-    while True:
-        with socket.create_server(("127.0.0.1", 0)) as first:
-            port: int = first.getsockname()[1]
-            with suppress(OSError), socket.create_server(("127.0.0.1", port + 1)):
-                return port
 
 
 def test_the_settings_say_where_the_gateways_are(start: Starter) -> None:
@@ -342,8 +381,7 @@ def test_a_hangup_and_the_command_reload(start: Starter) -> None:
     (said,) = json.loads(understudy("reload", "--admin", process.url, "--json").out)
     assert (said["applied"], said["generation"]) == ([], 3)
     process.send(signal.SIGHUP)
-    while process.metric("understudy_config_generation") < 4:
-        continue
+    until(lambda: process.metric("understudy_config_generation") >= 4)
     process.config.write_text("version: 1\n")
     ran = understudy("reload", "--admin", process.url)
     assert (ran.status, "(settings)" in ran.err) == (2, True)

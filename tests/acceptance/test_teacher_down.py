@@ -34,6 +34,7 @@ from tests.patience import until
 pytestmark = pytest.mark.acceptance
 
 OPEN_S = 1.0  # between two calls that try whether the teacher is back
+CLOSED = 0  # what the metric of the breaker says while calls are let through
 ROUNDS = 40  # escalations, and as many confident requests, while the teacher is down
 ASIDE = 4  # requests at once
 
@@ -62,6 +63,8 @@ FAULTS = {
     "429": answering(turns(limited(1.0))),
     "garbage": answering(turns(*GARBAGE)),
 }
+# Seconds for a call, where nothing else ends it, or some of them.
+HURRIED = {"hanging": 0.5, "garbage": 5.0}
 # Much as "503" is, or as other tests have it: not in each run of the tests.
 ALIKE = {"closed", "500", "refused", "reset", "garbage"}
 
@@ -123,11 +126,20 @@ async def many(ask: Callable[[], Awaitable[str]], times: int) -> Counter[str]:
     return routes
 
 
+async def is_well(drill: Drill, *, hurried: bool) -> None:
+    """The teacher answers. A busy machine may cut a call in a hurry short: then the next counts."""
+    if not hurried:
+        assert await many(drill.escalate, 8) == {"teacher": 8}
+        return
+    for _ in range(8):
+        await asyncio.to_thread(until, lambda: drill.escalate_now() == "teacher")
+
+
 def settings(url: str, *, timeout_s: float) -> dict[str, Any]:
     return {
         "openai": {"url": url, "model": MODEL},
         "timeout_s": timeout_s,
-        "breaker": {"open_s": OPEN_S},
+        "breaker": {"open_s": OPEN_S, "slow_s": TIMEOUT_S},  # however slow: what counts is failures
     }
 
 
@@ -140,14 +152,14 @@ def test_a_teacher_that_fails_costs_no_confident_request_and_is_spared(
 ) -> None:
     async def work() -> None:
         async with FaultServer() as upstream:
-            # Short where that is what ends a call, long where nothing should take it.
-            teacher = settings(upstream.url, timeout_s=0.5 if fault == "hanging" else 5.0)
+            hurried = fault in HURRIED
+            teacher = settings(upstream.url, timeout_s=HURRIED.get(fault, TIMEOUT_S))
             drill = Drill(await asyncio.to_thread(start, teacher=teacher))
-            assert await many(drill.escalate, 8) == {"teacher": 8}
+            await is_well(drill, hurried=hurried)
             well = await drill.attempts()
             await FAULTS[fault](upstream)
             before = 0
-            while await drill.state() != 2:
+            while await drill.state() == CLOSED:
                 assert await drill.escalate() == "fallback"
                 before += 1
             assert (await drill.attempts() - well).total() <= 5  # so many failures open it
@@ -159,8 +171,8 @@ def test_a_teacher_that_fails_costs_no_confident_request_and_is_spared(
             assert begun.total() <= 1.1 * (before + ROUNDS)
             await upstream.follow(Phase(turns(OK)))
             await asyncio.to_thread(until, lambda: drill.escalate_now() == "teacher")
-            assert await drill.state() == 0
-            assert await many(drill.escalate, 8) == {"teacher": 8}
+            assert await drill.state() == CLOSED
+            await is_well(drill, hurried=hurried)
 
     asyncio.run(work())
 

@@ -184,7 +184,7 @@ def asking(folder: Path, base: Path, chat: Chat, **more: object) -> Path:
     shops.edit(path, CHANGES)
     content = yaml.safe_load(path.read_text())
     content["teacher"] |= more
-    content["teacher"]["ask"]["concurrency"] = 4
+    content["teacher"]["ask"] |= {"concurrency": 4, "timeout_s": 120}  # none is asked twice
     content["teacher"]["ask"]["openai"] |= {"input_usd_per_million": 2, "output_usd_per_million": 2}
     path.write_text(yaml.safe_dump(content, sort_keys=False))
     return path

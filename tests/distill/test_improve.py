@@ -131,7 +131,7 @@ def turn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Turn]:
             idle = understudy(*command, "--admin", process.url)
         with closing(Process(config)) as process:
             done = understudy(*command, "--admin", process.url)
-            students = httpx2.get(f"{process.url}/admin/v1/students").json()
+            students = httpx2.get(f"{process.url}/admin/v1/students", timeout=60).json()
             more = understudy(*command, "--admin", process.url, "--since", "1m")
         yield Turn(folder, process.url, lost, idle, done, more, students)
 

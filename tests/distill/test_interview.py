@@ -94,6 +94,7 @@ class Asking:
         """Ask for all rows, one after the other."""
         chat = {"url": teacher.server.url, "model": "large"} | (openai or {})
         ask = {"openai": chat, "concurrency": 1, "retries": retries, "retry_share": 1.0}
+        ask["timeout_s"] = 120.0  # a slow machine is no teacher that fails
         orders = recipe.parse(
             {
                 "version": 1,

@@ -103,7 +103,8 @@ def test_a_request_that_is_over_leaves_nothing_for_the_garbage_collector(
         finally:
             gc.enable()
 
-    assert asyncio.run(left_by(200)) < 200
+    # Other threads of the gateway may leave some too, however long this takes; a request none.
+    assert asyncio.run(left_by(2000)) < 2000
 
 
 def test_the_shell_hands_what_is_no_request_to_the_pages(client: Client) -> None:

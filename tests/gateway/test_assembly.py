@@ -26,10 +26,14 @@ from gateway.errors import (
 )
 from gateway.settings import Settings
 from gateway.students.student import Student
+from gateway.teachers.base import Said
+from gateway.teachers.scripted import ScriptedTeacher
 from gateway.types import Answer, Instance, Prediction, Reason, Route, Terms
 from tests.factories import CONFIDENT, TASK, UNSURE, settings_file, tiny_bundle
+from tests.timelapse import TimeLapse, played
 
-SOON = 30.0  # seconds; far beyond what any wait here takes
+SOON = 120.0  # seconds; far beyond what any wait here takes
+DAY_MS = 86_400_000.0  # milliseconds of a wait that nobody sees end
 
 
 @pytest.fixture(autouse=True)
@@ -94,35 +98,53 @@ def test_every_answer_is_on_record_when_it_has_closed(tmp_path: Path) -> None:
     assert (account.stored, account.dropped) == (2, 0)
 
 
-def test_the_deadline_of_a_task_ends_the_wait_for_the_teacher(tmp_path: Path) -> None:
-    slow = {"scripted": {"delay_ms": 3_600_000}, "timeout_s": 3_600}
+def test_the_deadline_of_a_task_ends_the_wait_for_the_teacher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = {"scripted": {"delay_ms": DAY_MS}, "timeout_s": 3_600}
     chosen = loaded(tmp_path, teacher=slow)
-    task = chosen.tasks["tickets"].model_copy(update={"deadline_ms": 300.0})
+    task = chosen.tasks["tickets"].model_copy(update={"deadline_ms": 60_000.0})
     chosen = chosen.model_copy(update={"tasks": {"tickets": task}})
+    calls: list[Instance] = []
+    scripted = ScriptedTeacher.answer
 
-    async def work() -> Answer:
-        async with open_gateway(chosen) as gateway, asyncio.timeout(SOON):
-            return (await gateway.answer(None, [Instance(UNSURE)], Terms())).answers[0]
+    async def answered(teacher: ScriptedTeacher, instance: Instance) -> Said:
+        calls.append(instance)
+        return await scripted(teacher, instance)
 
-    answer = asyncio.run(work())
+    monkeypatch.setattr(ScriptedTeacher, "answer", answered)
+
+    async def work(loop: TimeLapse) -> Answer:
+        async with open_gateway(chosen) as gateway:
+            asked = asyncio.ensure_future(gateway.answer(None, [Instance(UNSURE)], Terms()))
+            await loop.skip(120.0, after=lambda: asked.done() or bool(calls))
+            async with asyncio.timeout(SOON):
+                return (await asked).answers[0]
+
+    answer = played(work)
     assert (answer.route, answer.failure) == (Route.FALLBACK, "teacher_timeout")
 
 
 def test_the_deadline_of_a_task_ends_the_wait_for_its_records(tmp_path: Path) -> None:
-    strict = {"path": "records.db", "ack": "strict", "strict_wait_ms": 60_000}
-    chosen = loaded(tmp_path, records=strict)
-    task = chosen.tasks["tickets"].model_copy(update={"deadline_ms": 300.0})
-    chosen = chosen.model_copy(update={"tasks": {"tickets": task}})
+    chosen = loaded(tmp_path, records={"path": "records.db", "ack": "strict"})
+    task = chosen.tasks["tickets"].model_copy(update={"deadline_ms": 60_000.0})
+    records = chosen.records.model_copy(update={"strict_wait_ms": DAY_MS})
+    chosen = chosen.model_copy(update={"tasks": {"tickets": task}, "records": records})
 
-    async def work() -> None:
+    async def work(loop: TimeLapse) -> None:
         async with open_gateway(chosen) as gateway:
-            with closing(sqlite3.connect(tmp_path / "records.db", isolation_level=None)) as other:
+            writer = gateway.writer
+            assert writer is not None
+            holder = sqlite3.connect(tmp_path / "records.db", isolation_level=None, timeout=SOON)
+            with closing(holder) as other:
                 other.execute("BEGIN EXCLUSIVE")
+                asked = asyncio.ensure_future(gateway.answer(None, [Instance(CONFIDENT)], Terms()))
+                await loop.skip(120.0, after=lambda: asked.done() or writer.records.offered > 0)
                 with pytest.raises(RecordsUnavailable, match="not committed in time"):
                     async with asyncio.timeout(SOON):
-                        await gateway.answer(None, [Instance(CONFIDENT)], Terms())
+                        await asked
 
-    asyncio.run(work())
+    played(work)
 
 
 def test_a_threshold_of_the_settings_replaces_the_certified_one(tmp_path: Path) -> None:

@@ -22,6 +22,12 @@ RULES = {"rules": [{"name": "legal", "text": "solicitor"}]}
 RISKY = "says my solicitor"
 
 
+@pytest.fixture(autouse=True)
+def _patient_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who looks waits for the ledger, however slow its disk is."""
+    monkeypatch.setattr("gateway.routing.budget._LOOK_S", 60.0)
+
+
 def asked(client: Client, *texts: str) -> list[tuple[str, str | None]]:
     """Route and failure of each text, asked one after the other."""
     replies = [client.post("/v1/predict", json={"input": text}) for text in texts]

@@ -57,7 +57,7 @@ def test_records_keep_it_and_a_replay_of_them_tries_another_limit(
     client = serve(**sections)
     assert client.post("/v1/predict", json={"inputs": TEXTS}).status_code == 200
     assert client.gateway.writer is not None
-    client.gateway.writer.close()
+    client.gateway.writer.close(120.0)
     config, data = tmp_path / "understudy.yaml", tmp_path / "records.jsonl"
     ran(understudy, "records", "export", "--config", config, "--output", data)
     kept = [json.loads(line) for line in data.read_text().splitlines()]

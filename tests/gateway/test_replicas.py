@@ -15,10 +15,13 @@ import pytest
 
 from gateway import replicas, settings
 from gateway.settings import Settings
+from tests import patience
 from tests.factories import CONFIDENT, settings_file
-from tests.patience import two_free_ports, until
+from tests.patience import two_free_ports
 
 pytestmark = pytest.mark.acceptance
+
+TIMEOUT_S = 120.0  # far above what anything takes here: only a hang reaches it
 
 
 def command(config: Path) -> list[str]:
@@ -50,23 +53,42 @@ def children(of: int | None = None) -> list[int]:
     """What a process has started and what has not ended; of this one, the replicas alone."""
     parent = of or os.getpid()
     threads = Path(f"/proc/{parent}/task").glob("*/children")
-    found = [int(each) for thread in threads for each in thread.read_text().split()]
-    return found if of else [each for each in found if b"--replica" in _command(each)]
+    found = [int(each) for thread in threads for each in _read(thread).split()]
+    if of:
+        return found
+    return [each for each in found if b"--replica" in _read(Path(f"/proc/{each}/cmdline"))]
 
 
-def _command(pid: int) -> bytes:
+def _read(of_process: Path) -> bytes:
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except FileNotFoundError:
-        return b""  # it has ended since
+        return of_process.read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""  # the process or its thread has ended since
+
+
+def said(descriptor: int) -> str:
+    """What this process has written there so far, where pytest's `capfd` takes it.
+
+    To ask `capfd` itself would drop what is written between its look and its cut.
+    """
+    return os.pread(descriptor, 1 << 20, 0).decode()
 
 
 def is_up(url: str) -> bool:
     """Whether something answers there."""
     try:
-        return httpx2.get(f"{url}/livez", timeout=30).status_code == 200
+        return httpx2.get(f"{url}/livez", timeout=TIMEOUT_S).status_code == 200
     except httpx2.TransportError:
         return False
+
+
+_LEFT = threading.Event()  # the parent that was served is gone, and nothing more will happen
+
+
+def until(happened: Callable[[], bool]) -> None:
+    """Wait for what happens while the parent serves; one that has left ends the wait."""
+    patience.until(lambda: _LEFT.is_set() or happened())
+    assert not _LEFT.is_set(), "it has left before it was told to"
 
 
 def served(serve: Callable[[], int], visit: Callable[[], None]) -> int:
@@ -76,34 +98,36 @@ def served(serve: Callable[[], int], visit: Callable[[], None]) -> int:
         try:
             visit()
         finally:
-            os.kill(os.getpid(), signal.SIGTERM)
+            if not _LEFT.is_set():
+                os.kill(os.getpid(), signal.SIGTERM)
 
+    _LEFT.clear()
     thread = threading.Thread(target=visitor)
     thread.start()
     try:
         return serve()
     finally:
+        _LEFT.set()
         thread.join()
 
 
 def test_it_says_that_it_is_ready_once_and_leaves_when_all_have_left(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     config, start = several(tmp_path)
-    said: list[str] = []
+    routes: list[str] = []
 
     def visit() -> None:
-        while not (ready := capsys.readouterr().out):
-            until(lambda: all(is_up(admin) for admin in admins(config)))
-        said.append(ready)
-        url = ready.split()[3]
+        until(lambda: said(1).endswith("\n"))
+        url = said(1).split()[3]
         assert all(is_up(admin) for admin in admins(config))
-        reply = httpx2.post(f"{url}/v1/predict", json={"input": CONFIDENT}, timeout=30)
-        said.append(reply.json()["route"])
+        reply = httpx2.post(f"{url}/v1/predict", json={"input": CONFIDENT}, timeout=TIMEOUT_S)
+        routes.append(reply.json()["route"])
 
     assert served(lambda: replicas.serve(config, start), visit) == 0
-    lines = "".join(said).splitlines()
-    assert [line.partition(" on ")[0] for line in lines] == ["understudy: ready", "student"]
+    lines = capfd.readouterr().out.splitlines()
+    assert [line.partition(" on ")[0] for line in lines] == ["understudy: ready"]
+    assert routes == ["student"]
     assert not any(is_up(admin) for admin in admins(config))
 
 
@@ -143,26 +167,28 @@ def test_one_whose_workers_have_ended_leaves_and_is_started_again(
         assert sound in children()
 
     assert served(lambda: replicas.serve(config, start), visit) == 0
-    said = capfd.readouterr().err
-    assert "a worker has ended, and this replica leaves" in said
-    assert said.count("a replica has ended") == 1
+    told = capfd.readouterr().err
+    assert "a worker has ended, and this replica leaves" in told
+    assert told.count("a replica has ended") == 1
 
 
+@pytest.mark.usefixtures("capfd")
 def test_leaving_does_not_wait_for_one_that_has_died_and_does_not_fail_for_it(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path,
 ) -> None:
     config, start = several(tmp_path)
 
     def visit() -> None:
         until(lambda: all(is_up(admin) for admin in admins(config)))
         os.kill(children()[0], signal.SIGKILL)
-        until(lambda: "a replica has ended" in capfd.readouterr().err)
+        until(lambda: "a replica has ended" in said(2))
 
     assert served(lambda: replicas.serve(config, start), visit) == 0
 
 
+@pytest.mark.usefixtures("capfd")
 def test_one_that_cannot_be_started_again_is_tried_again_later(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path,
 ) -> None:
     config, (python, *options) = several(tmp_path)
     program = tmp_path / "python"
@@ -173,7 +199,7 @@ def test_one_that_cannot_be_started_again_is_tried_again_later(
         until(lambda: all(is_up(admin) for admin in admins(config)))
         program.rename(tmp_path / "away")
         os.kill(children()[0], signal.SIGKILL)
-        until(lambda: "a replica cannot be started" in capfd.readouterr().err)
+        until(lambda: "a replica cannot be started" in said(2))
         (tmp_path / "away").rename(program)
         until(lambda: all(is_up(admin) for admin in admins(config)))
 
@@ -213,6 +239,20 @@ def test_a_reload_waits_for_those_that_are_being_started(tmp_path: Path) -> None
 
     start = [sys.executable, "-c", REPLICA, str(tmp_path)]
     assert served(lambda: replicas.serve(config, start), visit) == 0
+
+
+DEAF = """
+import pathlib, signal, sys
+(pathlib.Path(sys.argv[1]) / f"begun-{sys.argv[-1]}").touch()
+signal.pause()
+"""  # it never gets to where it would hear a signal: that ends it
+
+
+def test_one_that_is_told_to_leave_while_it_starts_is_no_failure(tmp_path: Path) -> None:
+    config, _ = several(tmp_path)
+    start = [sys.executable, "-c", DEAF, str(tmp_path)]
+    begun = (tmp_path / "begun-0").exists
+    assert served(lambda: replicas.serve(config, start), lambda: until(begun)) == 0
 
 
 def test_what_no_replica_can_serve_ends_the_parent_with_their_status(

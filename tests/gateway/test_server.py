@@ -19,6 +19,8 @@ import uvloop
 
 from gateway import server, settings
 from gateway.address import bind, listen
+from gateway.api import receipt
+from gateway.api.receipt import Connection
 from gateway.app import build_app
 from gateway.assembly import open_gateway
 from gateway.errors import SettingsError
@@ -139,11 +141,16 @@ def test_a_replica_that_can_no_longer_answer_leaves_by_itself(
     def ends(*_arguments: object) -> None:
         raise SystemExit  # ends the worker's thread, as nothing that is caught would
 
+    asking: list[threading.Thread] = []
+
     def on_ready(url: str) -> None:
         monkeypatch.setattr(Student, "predict", ends)
-        threading.Thread(target=lambda: seen.append(post(url, CONFIDENT)["reason"])).start()
+        ask = threading.Thread(target=lambda: seen.append(post(url, CONFIDENT)["reason"]))
+        asking.append(ask)
+        ask.start()
 
     assert serve(config, replica=0, on_ready=on_ready) == 1
+    asking[0].join()
     assert seen == ["student_failed"]  # who had asked was still answered
 
 
@@ -158,9 +165,17 @@ def refused(url: str, request: bytes) -> tuple[int, bytes, Any]:
 
 
 def test_what_a_connection_refuses_is_said_as_the_protocol_of_its_path_has_it(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = settings.load(settings_file(tmp_path, server={"port": 0, "receipt_s": 0.3}))
+    config = settings.load(settings_file(tmp_path, server={"port": 0}))
+    look = Connection.look
+
+    def hour_later(connection: Connection, now: float) -> None:
+        """Time passes for those alone of whom a head has come, and not the body."""
+        half = connection._phase == receipt._BODY
+        look(connection, now + 3600.0 if half else now)
+
+    monkeypatch.setattr(Connection, "look", hour_later)
     named = b" HTTP/1.1\r\nhost: a\r\nx-request-id: q-7\r\n"
     upgrade = named + b"connection: upgrade\r\nupgrade: h2c\r\ncontent-length: 5\r\n\r\n"
     found: dict[str, tuple[int, bytes, Any]] = {}
@@ -199,7 +214,10 @@ def test_what_a_connection_refuses_is_said_as_the_protocol_of_its_path_has_it(
     assert f"x-request-id: {problem['instance']}".encode() in head
 
 
-def test_who_has_connected_before_the_end_is_still_answered(tmp_path: Path) -> None:
+def test_who_has_connected_before_the_end_is_still_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receipt, "_FIRST_WORD_S", 60.0)  # of a client that may have no processor
     config = settings.load(settings_file(tmp_path, server={"port": 0}))
 
     async def play() -> list[bytes]:

@@ -33,6 +33,7 @@ from loadtests.compare.figures import Comparison, System
 from loadtests.compare.model import BUNDLE, PORT, Model
 from loadtests.compare.serving import serving
 from loadtests.compare.tree import Tree
+from tests.acceptance.process import TIMEOUT_S
 from tests.factories import CONFIDENT, UNSURE, tiny_bundle
 
 _TEXTS = [CONFIDENT, UNSURE, "fraud", "my lawyer says urgent fraud", "hello"]
@@ -144,7 +145,7 @@ def test_a_peer_answers_many_texts_of_one_request_rightly(either: Path) -> None:
         headers = {"content-type": "application/json"}
         body = PLAIN.body(_MANY)
         request = urllib.request.Request(server.url, body, headers)  # noqa: S310  http, our own
-        with urllib.request.urlopen(request, timeout=10) as reply:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as reply:  # noqa: S310
             assert PLAIN.labels(json.load(reply)) == _MANY_LABELS
 
 

@@ -16,7 +16,7 @@ from tests.house.pages import ROOT
 
 pytestmark = pytest.mark.acceptance
 
-_SECONDS = 120  # far more than any of these processes takes
+_SECONDS = 240  # far more than any of these processes takes
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def _locust(url: str, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "locust", "-f", "loadtests/locustfile.py", "--headless"]
     # Bounded by count: a time that is short enough for a test may pass without one answer.
-    command += ["--host", url, "-u", "2", "-r", "2", "-t", "60s", "--json"]
+    command += ["--host", url, "-u", "2", "-r", "2", "-t", "180s", "--json"]
     command += ["--answers", "20", *options]
     return subprocess.run(
         command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=_SECONDS

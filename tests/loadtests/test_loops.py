@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -14,16 +16,20 @@ from gateway.api.auth import new_key
 from gateway.errors import StageFailed, UsageError
 from loadtests import bodies, closed_loop, open_loop
 from loadtests.crew import Start, together
+from loadtests.exchange import Exchange, shares
 from loadtests.open_loop import Arrivals, Schedule
 from loadtests.tally import Tally
+from loadtests.wire import Lines, connected
 from tests.acceptance.process import Process
 from tests.factories import CONFIDENT, UNSURE, settings_file
 from tests.loadtests.canned import Said, canned
 
 pytestmark = pytest.mark.acceptance
 
-# A busy machine must not refuse what is not about punctuality.
-_open = partial(open_loop.run, late_ms=60_000.0)
+# A busy machine must not refuse what is not about punctuality, nor end what is not about time.
+_open = partial(open_loop.run, late_ms=60_000.0, timeout_s=60.0)
+_closed = partial(closed_loop.run, seconds=120.0, timeout_s=60.0)
+_PATIENT = ("--seconds", "120", "--timeout", "60")  # likewise, for the command of the closed loop
 _LABELS = {"intent": "refund", "flags": []}
 
 
@@ -42,7 +48,7 @@ def url(gateway: Process) -> str:
 
 def test_a_closed_loop_sends_just_as_many_as_asked_for(gateway: Process, url: str) -> None:
     before = gateway.metric('understudy_requests_total{code="200",route="student",task="tickets"}')
-    result = closed_loop.run(url, bodies.of_texts([CONFIDENT]), connections=4, count=50)
+    result = _closed(url, bodies.of_texts([CONFIDENT]), connections=4, count=50)
     after = gateway.metric('understudy_requests_total{code="200",route="student",task="tickets"}')
     assert (result.loop, result.requests, result.statuses) == ("closed", 50, {200: 50})
     assert result.errors == 0
@@ -53,7 +59,7 @@ def test_a_closed_loop_sends_just_as_many_as_asked_for(gateway: Process, url: st
 
 
 def test_a_closed_loop_ends_with_its_time(url: str) -> None:
-    result = closed_loop.run(url, bodies.of_texts([CONFIDENT]), connections=2, seconds=0.2)
+    result = _closed(url, bodies.of_texts([CONFIDENT]), connections=2, seconds=0.2)
     assert result.requests == result.succeeded > 0
     assert result.seconds >= 0.19
 
@@ -72,7 +78,7 @@ def test_several_processes_share_the_work_and_start_together(url: str, loop: str
     if loop == "open":
         result = _open(url, sent, rate=100, seconds=0.31, connections=3, processes=2)
     else:
-        result = closed_loop.run(url, sent, connections=3, processes=2, count=31)
+        result = _closed(url, sent, connections=3, processes=2, count=31)
     assert (result.requests, result.succeeded, result.processes) == (31, 31, 2)
 
 
@@ -91,20 +97,53 @@ def test_a_generator_process_that_dies_is_no_result() -> None:
         together(_ends_at_once, [0, 1])
 
 
+@contextmanager
+def one_line(url: str) -> Iterator[tuple[Exchange, Lines]]:
+    """An exchange on one connection, whose requests leave when a test says so."""
+    (share,) = shares(
+        url,
+        [b"{}"],
+        connections=1,
+        processes=1,
+        headers=None,
+        timeout_s=60.0,
+        check=None,
+        timing=False,
+    )
+    with connected(share.target, 1) as lines:
+        yield Exchange(share, lines, time.monotonic()), lines
+
+
 def test_a_connection_that_was_closed_while_idle_is_opened_again() -> None:
-    with canned(lambda _: Said(close=True)) as url:
-        result = _open(
-            url, [b"{}"], rate=4, seconds=0.75, connections=1, arrivals=Arrivals.CONSTANT
-        )
-    assert (result.succeeded, result.failures) == (3, {})
+    with canned(lambda _: Said(close=True)) as url, one_line(url) as (exchange, lines):
+        for number in range(3):
+            assert exchange.send(lines.all[0], number, 0.0)
+            while lines.by_number:  # until it is closed, behind its reply
+                exchange.collect(lines.wait(1.0), time.monotonic())
+    assert (exchange.tally.statuses(), exchange.tally.failures) == ({200: 3}, {})
+
+
+def test_a_connection_that_was_idle_for_long_is_not_trusted() -> None:
+    """Its server may close it while the request is under way, and then nobody answers it."""
+    with canned(lambda _: Said()) as url, one_line(url) as (exchange, lines):
+        (line,) = lines.all
+        used = []
+        for idle_s in (0.0, 60.0, 0.0):
+            line.sent = time.monotonic() - idle_s
+            assert exchange.send(line, 0, 0.0)
+            used.append(line._socket)
+            while exchange.in_flight:
+                exchange.collect(lines.wait(1.0), time.monotonic())
+    assert used[0] is not used[1] is used[2]
+    assert (exchange.tally.statuses(), exchange.tally.failures) == ({200: 3}, {})
 
 
 def test_replies_are_checked_against_the_labels_that_were_expected(url: str) -> None:
     sent = bodies.of_texts([CONFIDENT, "fraud"], task="tickets")
     right = bodies.ExpectedLabels([_LABELS, {"intent": "fraud", "flags": []}])
     wrong = bodies.ExpectedLabels([_LABELS, _LABELS])
-    assert closed_loop.run(url, sent, connections=2, count=10, check=right).wrong == 0
-    result = closed_loop.run(url, sent, connections=2, count=10, check=wrong)
+    assert _closed(url, sent, connections=2, count=10, check=right).wrong == 0
+    result = _closed(url, sent, connections=2, count=10, check=wrong)
     assert (result.succeeded, result.wrong, result.errors) == (10, 5, 5)
     assert _open(url, sent, rate=100, seconds=0.1, check=wrong).wrong == 5
 
@@ -113,12 +152,12 @@ def test_the_replies_to_many_texts_are_checked_in_their_order(url: str) -> None:
     sent = bodies.of_texts([CONFIDENT, "fraud", CONFIDENT], rows=2)
     fraud = {"intent": "fraud", "flags": []}
     check = bodies.ExpectedLabels([[_LABELS, fraud], [_LABELS, _LABELS]])
-    result = closed_loop.run(url, sent, connections=1, count=4, check=check)
+    result = _closed(url, sent, connections=1, count=4, check=check)
     assert (result.succeeded, result.wrong) == (4, 0)
 
 
 def test_refusals_are_counted_by_status_and_code(url: str) -> None:
-    result = closed_loop.run(url, bodies.of_texts(["x"], task="nothing"), connections=1, count=3)
+    result = _closed(url, bodies.of_texts(["x"], task="nothing"), connections=1, count=3)
     assert (result.statuses, result.codes) == ({404: 3}, {"unknown_task": 3})
     assert (result.succeeded, result.errors, result.latency) == (0, 3, None)
     assert result.by_status[404].count == 3
@@ -156,7 +195,7 @@ def test_a_stall_is_charged_to_those_who_had_to_wait_for_a_connection_too() -> N
 
 def test_a_generator_that_could_not_keep_its_schedule_refuses_the_result(url: str) -> None:
     # No send can be earlier than its moment, and 0 ms after it is late here.
-    result = open_loop.run(url, bodies.of_texts([CONFIDENT]), rate=50, seconds=0.2, late_ms=0.0)
+    result = _open(url, bodies.of_texts([CONFIDENT]), rate=50, seconds=0.2, late_ms=0.0)
     assert "could not hold 50 requests/s" in result.refusal
     assert result.latency is None
     assert result.succeeded == 10
@@ -205,12 +244,13 @@ def test_a_closed_loop_that_makes_no_run_is_refused() -> None:
 def test_the_commands_print_a_table_for_people(
     url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert closed_loop.main([url, "--count", "5", "--connections", "1", "--task", "nothing"]) == 0
+    five = [url, "--count", "5", "--connections", "1", *_PATIENT]
+    assert closed_loop.main([*five, "--task", "nothing"]) == 0
     assert "code unknown_task" in capsys.readouterr().out
-    assert closed_loop.main([url, "--count", "5", "--connections", "1", "--timing"]) == 0
+    assert closed_loop.main([*five, "--timing"]) == 0
     assert "gateway's own time" in capsys.readouterr().out
-    given = [url, "--rate", "50", "--seconds", "0.2", "--timing", "--late-ms", "60000"]
-    assert open_loop.main(given) == 0
+    given = [url, "--rate", "50", "--timing", "--late-ms", "60000", "--timeout", "60"]
+    assert open_loop.main([*given, "--seconds", "0.2"]) == 0
     printed = capsys.readouterr().out
     assert "gateway's own time" in printed
     assert "50.0/s intended" in printed
@@ -237,7 +277,7 @@ def test_the_command_checks_labels_of_a_file_and_sends_its_headers(
     sent.write_bytes(b"\n".join(bodies.of_texts([CONFIDENT, "fraud"])))
     labels.write_text('{"intent": "refund", "flags": []}\n{"intent": "other", "flags": []}\n')
     given = [f"{process.url}/v1/predict", "--bodies", str(sent), "--expect", str(labels)]
-    given += ["--count", "4", "--connections", "1", "--json"]
+    given += ["--count", "4", "--connections", "1", "--json", *_PATIENT]
     try:
         assert closed_loop.main(given) == 0
         assert json.loads(capsys.readouterr().out)["codes"] == {"unauthorized": 4}

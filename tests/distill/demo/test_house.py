@@ -44,4 +44,4 @@ def test_a_key_of_this_shell_does_not_reach_the_gateway(
     """A gateway with keys would refuse the demo's own requests, which have none."""
     monkeypatch.setenv("UNDERSTUDY_API_KEYS", f"ci:{'0' * 64}")
     with house.gateway(settings_file(tmp_path).parent) as address:
-        assert httpx2.get(f"{address}/v1/stats").status_code == 200
+        assert httpx2.get(f"{address}/v1/stats", timeout=60).status_code == 200

@@ -50,7 +50,7 @@ def test_he_answers_as_a_chat_model_does() -> None:
     body = {"model": MODEL, "messages": [{"role": "user", "content": question}]}
 
     async def asked() -> str:
-        async with clerk.served() as server, httpx2.AsyncClient() as client:
+        async with clerk.served() as server, httpx2.AsyncClient(timeout=60) as client:
             reply = await client.post(f"{server.url}/chat/completions", json=body)
             content: str = reply.json()["choices"][0]["message"]["content"]
             return content

@@ -14,7 +14,7 @@ from tests.conftest import Client, Opener
 from tests.factories import CONFIDENT
 
 KEY, DIGEST = new_key("desk")
-GROUP = {"path": "records.db", "ack": "group", "group_wait_ms": 10_000}
+STRICT = {"path": "records.db", "ack": "strict", "strict_wait_ms": 60_000}
 RIGHT: dict[str, Any] = {"intent": "fraud", "flags": ["legal", "urgent"]}
 
 
@@ -24,7 +24,7 @@ def answered(client: Client) -> str:
 
 
 def test_a_verdict_is_stored_before_the_reply_with_who_sent_it(serve: Opener) -> None:
-    client = serve(records=GROUP, keys=[{"name": "desk", "sha256": DIGEST}])
+    client = serve(records=STRICT, keys=[{"name": "desk", "sha256": DIGEST}])
     client.headers["x-api-key"] = KEY
     record = answered(client)
     body = {"record": record, "labels": RIGHT, "by": "ann", "note": "a stolen card"}
@@ -60,7 +60,7 @@ def test_a_verdict_is_stored_before_the_reply_with_who_sent_it(serve: Opener) ->
 def test_what_cannot_be_meant_is_refused(
     serve: Opener, change: dict[str, Any], status: int, told: str
 ) -> None:
-    client = serve(records=GROUP)
+    client = serve(records=STRICT)
     record = answered(client)
     reply = client.post("/v1/feedback", json={"record": record, "labels": RIGHT} | change)
     assert reply.status_code == status

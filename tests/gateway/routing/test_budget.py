@@ -19,7 +19,13 @@ from gateway.store.ledger import Ledger
 DAY, HOUR = Window.DAY, Window.HOUR
 NOON = 1_700_049_600.0  # 2023-11-15 12:00:00 UTC
 NO_MONEY = dict.fromkeys(Window, 0)
-SOON = 30.0  # seconds; far beyond what any wait here takes
+SOON = 120.0  # seconds; far beyond what any wait here takes
+
+
+@pytest.fixture(autouse=True)
+def _patient_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who looks waits for the ledger, however slow its disk is."""
+    monkeypatch.setattr("gateway.routing.budget._LOOK_S", 60.0)
 
 
 def standing(*, at: float = NOON, spent: int = 0, reserved: int = 0, paced: int = 0) -> Standing:

@@ -30,9 +30,11 @@ from gateway.teachers.scripted import ScriptedTeacher
 from gateway.telemetry.pricing import Prices
 from gateway.types import Answer, Audit, Instance, Prediction, Reason, Route, Terms, Wish
 from tests.factories import CONFIDENT, TASK, THRESHOLD, UNSURE, tiny_bundle
+from tests.timelapse import TimeLapse, played
 
 RISKY = "please refund my order, says my solicitor"  # sure, and named by the rule
 LONG = "refund " * 17  # one token more than is read
+HOUR_S = 3600.0  # far beyond what anything takes here
 PRICES = Prices(teacher_usd_per_1000=Decimal("2.5"), instance_usd_per_hour=Decimal("0.36"))
 
 
@@ -82,12 +84,13 @@ class Room:
     calls: int = 0
     delay_s: float = 0.0
     deadline_s: float | None = None
+    skips_s: float = 0.0  # of time, once the teacher has been asked
     concurrency: int = 8
 
     def answer(self, *texts: str, wish: Wish = Wish.AUTO) -> list[Answer]:
         """Open the cascade, ask it once, close it."""
 
-        async def work() -> list[Answer]:
+        async def work(loop: TimeLapse) -> list[Answer]:
             batcher = Batcher(self.student, [ThreadWorker(self.student)], capacity=8)
             teacher = ScriptedTeacher(
                 TASK,
@@ -104,7 +107,7 @@ class Room:
                         rules=(TextRule("legal", re2.compile("solicitor")),),
                     ),
                 ),
-                teacher=Guard(teacher, timeout_s=30.0, concurrency=self.concurrency),
+                teacher=Guard(teacher, timeout_s=HOUR_S, concurrency=self.concurrency),
                 prices=self.prices,
                 observers=self.told,
                 unavailable=self.unavailable,
@@ -115,12 +118,17 @@ class Room:
             deadline = None if left is None else time.perf_counter() + left
             terms = Terms(wish, deadline=deadline)
             try:
-                return await cascade.answer([Instance(text) for text in texts], terms)
+                asked = asyncio.ensure_future(
+                    cascade.answer([Instance(text) for text in texts], terms)
+                )
+                if self.skips_s:
+                    await loop.skip(self.skips_s, after=lambda: asked.done() or teacher.calls > 0)
+                return await asked
             finally:
                 self.calls = teacher.calls
                 await batcher.close()
 
-        return asyncio.run(work())
+        return played(work)
 
 
 @pytest.fixture
@@ -305,7 +313,8 @@ def test_costs_are_those_of_who_was_asked(room: Room) -> None:
 
 
 def test_a_call_that_was_never_begun_costs_nothing_and_saves_nothing(room: Room) -> None:
-    room.delay_s, room.deadline_s, room.concurrency = 30.0, 0.2, 1
+    room.delay_s, room.deadline_s, room.skips_s = 10 * HOUR_S, 60.0, 120.0
+    room.concurrency = 1
     begun, waited = room.answer(UNSURE, UNSURE)
     assert (begun.failure, waited.failure) == ("teacher_timeout", "teacher_timeout")
     assert (begun.cost.teacher, begun.cost.avoided) == (2500, 0)
@@ -390,8 +399,7 @@ def test_a_gateway_on_its_way_out_says_so(room: Room) -> None:
 
 
 def test_a_deadline_reaches_the_student_and_the_teacher(room: Room) -> None:
-    room.delay_s = 30.0
-    room.deadline_s = 0.2
+    room.delay_s, room.deadline_s, room.skips_s = 10 * HOUR_S, 60.0, 120.0
     (unsure,) = room.answer(UNSURE)  # the teacher would take longer
     assert (unsure.route, unsure.failure) == (Route.FALLBACK, "teacher_timeout")
     room.deadline_s = 1e-9

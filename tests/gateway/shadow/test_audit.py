@@ -24,6 +24,13 @@ from tests.gateway.telemetry.clock import Clock
 PRICES = Prices(teacher_usd_per_1000=Decimal("2.5"))
 
 
+@pytest.fixture(autouse=True)
+def _long_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lasts for some seconds lasts here, however long a machine takes for a test."""
+    for limit in ("_PATIENCE_S", "_POOR_S"):
+        monkeypatch.setattr(f"gateway.shadow.audit.{limit}", 3600.0)
+
+
 @dataclass
 class Told:
     """An observer that remembers what it is told."""

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 
 import pytest
 
 from gateway.errors import StudentFailed
+from gateway.shadow import runner as runners
 from gateway.shadow.runner import Run, Runner, Shed, State
 from gateway.types import Lapse
 from tests.gateway.shadow.puppet import Puppet
 from tests.gateway.telemetry.answers import prediction
 
 SAID = prediction()
-SOON = 20.0  # seconds; far beyond what any wait here takes
+LONG = 3600.0  # seconds; far beyond what any test takes
 
 
 async def until(happened: Callable[[], bool]) -> None:
-    """Let the event loop go on until then."""
-    async with asyncio.timeout(SOON):
-        while not happened():  # noqa: ASYNC110  what happens is several tasks' work
-            await asyncio.sleep(0)
+    """Let the event loop go on until then; a test's time limit ends it."""
+    while not happened():  # noqa: ASYNC110  what happens is several tasks' work
+        await asyncio.sleep(0)
 
 
 def with_runner(
@@ -168,13 +169,29 @@ def test_a_candidate_that_never_begins_is_left_alone_and_says_why() -> None:
     with_runner(work, *[lambda: Puppet(SAID, broken=True)] * 5)
 
 
-def test_texts_that_come_soon_after_another_share_its_batch() -> None:
+def test_texts_that_come_soon_after_another_share_its_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     puppet = Puppet(SAID)
+    pauses: list[asyncio.Timeout] = []
+
+    def paused(seconds: float) -> asyncio.Timeout:
+        assert seconds == 0.025
+        pauses.append(asyncio.Timeout(None))
+        return pauses[-1]
+
+    # A pause ends when it is told to, for a machine may be busy for as long as it lasts.
+    told = SimpleNamespace(**{**vars(asyncio), "timeout": paused})
+    monkeypatch.setattr(runners, "asyncio", told)
 
     async def work(runner: Runner, runs: list[Run]) -> None:
-        for text in ("one", "two", "three"):
+        runner.offer("one", runs.append)
+        await until(lambda: bool(pauses or puppet.sent))
+        for text in ("two", "three"):
             runner.offer(text, runs.append)
             await asyncio.sleep(0)
+        assert puppet.sent == []
+        pauses[0].reschedule(asyncio.get_running_loop().time())
         await until(lambda: len(runs) == 3)
         assert puppet.sent == [["one", "two", "three"]]
 

@@ -20,7 +20,7 @@ from gateway.teachers.guard import Guard
 from gateway.teachers.scripted import ScriptedTeacher
 from gateway.types import Answer, Coin, Comparison, Prediction, Reason, Source
 from tests.gateway.shadow.puppet import Puppet
-from tests.gateway.shadow.test_runner import SOON, until
+from tests.gateway.shadow.test_runner import LONG, until
 from tests.gateway.telemetry.answers import TICKETS, audit, confident, escalated, prediction
 
 SAID = prediction()  # score 0.72
@@ -76,7 +76,7 @@ def with_shadow(
         teacher = ScriptedTeacher(TICKETS, labels={"intent": "login"})
         guard = Guard(
             teacher,
-            timeout_s=5.0,
+            timeout_s=LONG,
             concurrency=4,
             cache=AnswerCache(answers=10, ttl_s=60.0),
             coalesce=True,
@@ -262,7 +262,7 @@ def test_escalated_requests_wait_for_the_audit_before_them_and_count_as_it_does(
         counts = {int(each.answer.id[-2:]): each.by_chance for each in told}
         assert counts == {10: True, 11: True, 12: True, 20: False, 21: False, 22: False, 30: True}
 
-    with_shadow(work, Sampling(1.0, audit_wait_s=SOON), uniform=1.0)
+    with_shadow(work, Sampling(1.0, audit_wait_s=LONG), uniform=1.0)
 
 
 def _again(number: int) -> Answer:

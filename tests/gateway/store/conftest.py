@@ -17,7 +17,8 @@ from tests.postgres import Cluster, cluster
 
 __all__ = ["cluster"]
 
-SOON = 20.0  # seconds; far beyond what any wait here takes
+SOON = 120.0  # seconds; far beyond what any wait here takes
+PATIENT_S = 60.0  # for a lock whose holder may be kept from the processors
 
 Locked = Callable[[], AbstractContextManager[Callable[[], None]]]
 
@@ -46,13 +47,15 @@ def locked(database: str | Path) -> Locked:
     @contextmanager
     def hold() -> Iterator[Callable[[], None]]:
         if isinstance(database, Path):
-            with closing(sqlite3.connect(database, isolation_level=None)) as holder:
+            holding = sqlite3.connect(database, isolation_level=None, timeout=PATIENT_S)
+            with closing(holding) as holder:
                 holder.execute("BEGIN EXCLUSIVE")
                 yield holder.rollback
         else:
             with closing(psycopg.connect(database)) as other:
                 other.execute("LOCK TABLE records IN EXCLUSIVE MODE")
                 yield other.rollback
+                other.rollback()  # a server lets go of what a mere close leaves in its own time
 
     return hold
 
@@ -62,6 +65,13 @@ def failure_of(engine: Engine) -> threading.Event:
     failed = threading.Event()
     event.listen(engine, "handle_error", lambda _: failed.set())
     return failed
+
+
+def gate_of(engine: Engine) -> threading.Event:
+    """Until it is set, no transaction begins."""
+    gate = threading.Event()
+    event.listen(engine, "begin", lambda _: gate.wait(SOON), insert=True)
+    return gate
 
 
 def commit_of(engine: Engine) -> threading.Event:

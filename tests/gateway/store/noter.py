@@ -12,6 +12,8 @@ import time
 from gateway.store.changes import Changes, Entry, What
 from gateway.store.database import open_database
 
+_PATIENT_S = 60.0  # for who holds the log: it may be killed while it has no processor to end on
+
 
 def held() -> float:
     """The time, once somebody says so: it is asked for while the log is locked."""
@@ -22,7 +24,7 @@ def held() -> float:
 
 def main(where: str, wish: str, number: str) -> None:
     """Open the log, add to it, and end in order."""
-    engine = open_database(where)
+    engine = open_database(where, busy_s=_PATIENT_S)
     changes = Changes(engine, clock=held if wish == "hold" else time.time)
     print("ready", flush=True)  # noqa: T201
     sys.stdin.readline()

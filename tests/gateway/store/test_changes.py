@@ -22,7 +22,7 @@ from gateway.store.changes import Anchor, Changes, Entry, Fault, What, latest, v
 from gateway.store.database import open_database
 from gateway.store.tables import changes, changes_end
 from tests.factories import settings_file
-from tests.gateway.store.conftest import SOON
+from tests.gateway.store.conftest import PATIENT_S, SOON
 
 NOON = 1_700_049_600.0  # 2023-11-15 12:00:00 UTC
 NOTHING = "0" * 64
@@ -31,8 +31,8 @@ NOTER = Path(__file__).with_name("noter.py")
 
 @pytest.fixture
 def log(database: str | Path) -> Iterator[Engine]:
-    """A database of each kind that is waited for as in service."""
-    engine = open_database(database)
+    """A database of each kind that is waited for."""
+    engine = open_database(database, busy_s=PATIENT_S)
     yield engine
     engine.dispose()
 

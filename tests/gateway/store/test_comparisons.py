@@ -23,7 +23,7 @@ from gateway.store.trials import Counted
 from gateway.store.verdicts import Verdict, Verdicts
 from gateway.store.writer import Account, RecordWriter
 from gateway.types import Comparison, HeadPrediction, Lapse, Prediction, Source
-from tests.gateway.store.conftest import SOON, Locked, failure_of
+from tests.gateway.store.conftest import PATIENT_S, SOON, Locked, failure_of
 from tests.gateway.store.times import DAY, NOON, at
 from tests.gateway.telemetry.answers import confident, escalated, identity, prediction
 
@@ -128,7 +128,8 @@ def segment(found: Sequence[Compared]) -> list[Counted]:
 def test_what_people_say_counts_once_though_it_comes_late_and_replicas_look_at_once(
     engine: Engine, database: str | Path
 ) -> None:
-    patient = open_database(database)  # whoever finds it locked waits for the others
+    # Whoever finds it locked waits for the others.
+    replicas = [open_database(database, busy_s=PATIENT_S) for _ in range(4)]
     store(engine, compared(1, policy="own", serving="b", serving_policy="its"), compared(2))
     verdicts, seen_by = Verdicts(engine), []
 
@@ -136,15 +137,15 @@ def test_what_people_say_counts_once_though_it_comes_late_and_replicas_look_at_o
         seen_by.append([(each.record, each.sight.gold) for each in found])
         return segment(found)
 
-    def judge(_: int = 0, *, since: float | None = None) -> int:
-        return comparisons.judge(patient, "tickets", NAME, count, since=since)
+    def judge(replica: Engine = replicas[0], *, since: float | None = None) -> int:
+        return comparisons.judge(replica, "tickets", NAME, count, since=since)
 
     assert judge() == 0
     for intent in ("login", "refund"):  # of several the last
         verdicts.add(Verdict(identity(1), {"intent": (intent,), "risk": ()}, who="ann"))
     assert judge(since=time.time() + 3600.0) == 0  # later ones alone
     with ThreadPoolExecutor(4) as pool:
-        assert sorted(pool.map(judge, range(4))) == [0, 0, 0, 1]
+        assert sorted(pool.map(judge, replicas)) == [0, 0, 0, 1]
     gold = {"intent": frozenset({"refund"}), "risk": frozenset()}
     assert seen_by == [[(identity(1), gold)]]
     verdicts.add(Verdict(identity(1), {"intent": ("login",), "risk": ()}, who="bob"))
@@ -155,7 +156,8 @@ def test_what_people_say_counts_once_though_it_comes_late_and_replicas_look_at_o
     assert told[identity(1)].gold == {"intent": frozenset({"login"}), "risk": frozenset()}
     assert (told[identity(1)].policy, told[identity(1)].serves) == ("own", "b")
     assert told[identity(2)].gold is None
-    patient.dispose()
+    for each in replicas:
+        each.dispose()
 
 
 def test_comparisons_without_a_record_go_when_their_days_are_over(engine: Engine) -> None:

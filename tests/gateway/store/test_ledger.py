@@ -22,12 +22,13 @@ from gateway.routing.budget import Balance, Budget, Limits, Order, Shortage, Win
 from gateway.store import tables
 from gateway.store.database import open_database
 from gateway.store.ledger import Ledger
+from tests.gateway.store.conftest import PATIENT_S, SOON
 from tests.gateway.store.spender import CALL, LIMIT, LIMITS, TASK, granted
+from tests.patience import until
 from tests.postgres import Cluster
 
 DAY, HOUR = Window.DAY, Window.HOUR
 NOON = 1_700_049_600.0  # 2023-11-15 12:00:00 UTC
-SOON = 30.0  # seconds; far beyond what any wait here takes
 SPENDER = Path(__file__).with_name("spender.py")
 
 
@@ -49,8 +50,8 @@ def clock() -> Clock:
 
 @pytest.fixture
 def books(database: str | Path) -> Iterator[Engine]:
-    """A database that is waited for as in service."""
-    engine = open_database(database)
+    """A database that is waited for."""
+    engine = open_database(database, busy_s=PATIENT_S)
     yield engine
     engine.dispose()
 
@@ -302,11 +303,13 @@ def test_a_connection_that_the_server_has_closed_costs_no_reservation(cluster: C
     ledger = Ledger(engine, clock=lambda: NOON)
     account = Account(ledger)
     account.reserve(CALL)
+    of_others = (
+        "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
     with closing(psycopg.connect(where, autocommit=True)) as other:
-        other.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        )
+        other.execute(f"SELECT pg_terminate_backend(pid) {of_others}".encode())
+        left = f"SELECT pid {of_others}".encode()
+        until(lambda: other.execute(left).fetchone() is None)  # it ends in its own time
     assert isinstance(account.reserve(CALL), Order)
     assert account.balance(DAY) == (0, 2 * CALL)
     ledger.close()

@@ -17,7 +17,8 @@ from gateway.store.receipts import Ack, Receipts
 from gateway.store.records import Selection, latest
 from gateway.store.writer import RecordWriter
 from gateway.types import Answer, RecordState
-from tests.gateway.store.conftest import SOON, Locked, failure_of
+from tests import patience
+from tests.gateway.store.conftest import SOON, Locked, failure_of, gate_of
 from tests.gateway.telemetry.answers import audit, confident, prediction
 
 FOR_EVER = 3600.0  # seconds
@@ -122,10 +123,12 @@ def test_a_group_does_not_wait_for_a_database_that_is_known_to_be_away(
     engine: Engine, locked: Locked
 ) -> None:
     async def scene() -> None:
-        failed = failure_of(engine)
+        failed, gate = failure_of(engine), gate_of(engine)
         desk = Desk(engine, "group")
         with locked():
             first = asyncio.ensure_future(desk.offer([confident(1)]))
+            await asyncio.sleep(0)  # it waits before anything is known
+            gate.set()
             await until_known(failed)
             assert await desk.offer([confident(2)]) is RecordState.QUEUED
             assert not first.done()
@@ -208,12 +211,13 @@ def test_only_the_request_with_the_refused_record_is_told_that_it_was_dropped(
     asyncio.run(scene())
 
 
-def test_a_deadline_ends_the_wait(engine: Engine, locked: Locked) -> None:
+def test_a_deadline_ends_the_wait(engine: Engine) -> None:
     async def scene() -> None:
+        gate = gate_of(engine)
         desk = Desk(engine, "group")
-        with locked():
-            passed = time.perf_counter() - 1
-            assert await desk.offer([confident(1)], deadline=passed) is RecordState.QUEUED
+        passed = time.perf_counter() - 1
+        assert await desk.offer([confident(1)], deadline=passed) is RecordState.QUEUED
+        gate.set()
         assert await desk.offer([confident(2)], deadline=math.inf) is RecordState.DURABLE
         await desk.close()
 
@@ -224,24 +228,27 @@ def test_who_still_waits_at_the_end_is_told_that_the_record_is_lost(
     engine: Engine, locked: Locked
 ) -> None:
     async def scene() -> None:
+        gate = gate_of(engine)
         desk = Desk(engine, "group")
         with locked():
             waiting = asyncio.ensure_future(desk.offer([confident(1)]))
             await asyncio.sleep(0)
+            gate.set()
             await asyncio.to_thread(desk.writer.close, 0.05)
             assert await waiting is RecordState.DROPPED
 
     asyncio.run(scene())
 
 
-def test_a_client_that_leaves_holds_up_nobody(engine: Engine, locked: Locked) -> None:
+def test_a_client_that_leaves_holds_up_nobody(engine: Engine) -> None:
     async def scene() -> None:
+        gate = gate_of(engine)
         desk = Desk(engine, "group")
-        with locked():
-            gone = asyncio.ensure_future(desk.offer([confident(1)]))
-            other = asyncio.ensure_future(desk.offer([confident(2)]))
-            await asyncio.sleep(0)
-            gone.cancel()
+        gone = asyncio.ensure_future(desk.offer([confident(1)]))
+        other = asyncio.ensure_future(desk.offer([confident(2)]))
+        await asyncio.sleep(0)
+        gone.cancel()
+        gate.set()
         assert await other is RecordState.DURABLE
         assert gone.cancelled()
         await desk.close()
@@ -267,8 +274,7 @@ def test_a_commit_that_is_faster_than_the_question_is_known(engine: Engine) -> N
         event.listen(engine, "commit", lambda _: committed.set())
         desk.writer.answered(confident(1))
         assert committed.wait(SOON)  # the loop stands still meanwhile
-        while desk.writer.settled < 1:
-            continue
+        patience.until(lambda: desk.writer.settled == 1)
         assert await desk.receipts.of_last(1) is RecordState.DURABLE
         await desk.close()
 

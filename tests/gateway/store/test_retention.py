@@ -18,6 +18,7 @@ from tests.gateway.store.test_comparisons import compared
 from tests.gateway.store.test_trials import NAME, segment
 from tests.gateway.store.times import DAY, NOON, at
 from tests.gateway.telemetry.answers import audit, prediction
+from tests.patience import until
 
 
 class Clock:
@@ -93,8 +94,7 @@ def test_the_writer_purges_and_stores_at_once(engine: Engine) -> None:
     writer = RecordWriter(engine, retention=retention)
     for number in range(100):
         writer.answered(at(NOON + number))
-    while count(engine, Selection(until=NOON)).records:
-        continue
+    until(lambda: not count(engine, Selection(until=NOON)).records)
     writer.close(SOON)
     assert writer.records == Account(offered=100, stored=100, dropped=0)
     assert count(engine, Selection()) == Counts(records=100, audits=0)

@@ -20,6 +20,7 @@ from gateway.store.writer import Account, RecordWriter
 from gateway.types import Answer, Instance
 from tests.gateway.store.conftest import SOON, Locked, failure_of
 from tests.gateway.telemetry.answers import audit, confident, prediction
+from tests.patience import until
 from tests.postgres import Cluster
 
 LONG = "x" * 10_000
@@ -57,8 +58,7 @@ def test_what_is_stored_makes_room_again(engine: Engine, locked: Locked) -> None
         assert failed.wait(SOON)
         writer.answered(bare(2))
         assert writer.records.dropped == 1
-    while writer.records.waiting:
-        continue
+    until(lambda: writer.settled == 1)  # that it is stored is known before its room is free
     writer.answered(bare(3, LONG))
     writer.close(SOON)
     assert writer.records == Account(offered=3, stored=2, dropped=1)
@@ -113,8 +113,7 @@ def overflow(engine: Engine, make_room: Callable[[], None]) -> None:
     for number in range(100):
         writer.answered(bare(number, LONG))  # a megabyte in all
     assert failed.wait(SOON)
-    while not writer.degraded:
-        continue
+    until(lambda: writer.degraded)
     assert writer.alive
     make_room()
     writer.close(SOON)
@@ -151,7 +150,7 @@ def test_a_full_database_delays_records_until_there_is_room(tmp_path: Path) -> N
         "checkout",
         lambda connection, *_: connection.execute(f"PRAGMA max_page_count={pages[0]}"),
     )
-    overflow(engine, lambda: pages.append(pages.pop() * 8))
+    overflow(engine, lambda: pages.insert(0, pages[0] * 8))
     assert integrity(tmp_path / "records.db") == "ok"
 
 
@@ -160,8 +159,7 @@ def test_a_server_that_goes_and_comes_back_gets_every_record(cluster: Cluster) -
     failed = failure_of(engine)
     writer = RecordWriter(engine)
     writer.answered(confident(1))
-    while writer.records.waiting:
-        continue
+    until(lambda: not writer.records.waiting)
     cluster.stop()
     try:
         for number in range(2, 30):

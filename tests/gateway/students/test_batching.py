@@ -5,23 +5,25 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from gateway.contract.bundle import open_bundle
 from gateway.errors import DeadlinePassed, Draining, Overloaded, ServingError, StudentFailed
+from gateway.students import batching
 from gateway.students.batching import Batcher, Timed
 from gateway.students.student import Student
 from gateway.students.workers import ThreadWorker
 from gateway.types import Prediction, Priority, Terms
 from tests.factories import CONFIDENT, UNSURE, tiny_bundle
+from tests.gateway.telemetry.clock import Clock
 
-SOON = 30.0  # seconds; far beyond what any wait here takes
+SOON = 120.0  # seconds; far beyond what any wait here takes
 
 
 class Recorder(Student):
@@ -73,6 +75,14 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def student(path: Path) -> Recorder:
     return Recorder(path)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock by which a batcher reads deadlines."""
+    told = Clock()
+    monkeypatch.setattr(batching, "time", SimpleNamespace(perf_counter=told))
+    return told
 
 
 @pytest.fixture
@@ -421,17 +431,17 @@ def test_a_batch_is_bounded_by_its_tokens(student: Recorder) -> None:
     assert [len(batch) for batch in student.batches] == [1, 2, 1]
 
 
-def test_what_is_past_its_deadline_is_dropped_before_it_costs_anything(student: Recorder) -> None:
+def test_what_is_past_its_deadline_is_dropped_before_it_costs_anything(
+    student: Recorder, clock: Clock
+) -> None:
     async def work() -> None:
         batcher = Batcher(student, threads(student, 1))
         student.gate.clear()
         first = batcher.submit(["first"])
         await student.begins()
-        soon = time.perf_counter() + 0.001
-        late = batcher.submit(["late", "later"], Terms(deadline=soon))
-        kept = batcher.submit(["kept"], Terms(deadline=time.perf_counter() + SOON))
-        while time.perf_counter() <= soon:  # noqa: ASYNC110  a clock sets nothing
-            await asyncio.sleep(0)
+        late = batcher.submit(["late", "later"], Terms(deadline=1.0))
+        kept = batcher.submit(["kept"], Terms(deadline=2.0))
+        clock.now = 1.5
         student.gate.set()
         await asyncio.gather(first, kept)
         with pytest.raises(DeadlinePassed):
@@ -468,6 +478,7 @@ def test_a_wait_that_would_be_too_long_is_refused_by_priority(student: Recorder)
     assert "ordinary" not in student.seen
 
 
+@pytest.mark.usefixtures("clock")
 def test_a_deadline_before_the_predicted_wait_is_refused_at_once(student: Recorder) -> None:
     async def work() -> None:
         batcher = Batcher(student, threads(student, 1))
@@ -477,8 +488,8 @@ def test_a_deadline_before_the_predicted_wait_is_refused_at_once(student: Record
         await student.begins()
         jobs.append(batcher.submit(["a" * 16]))
         with pytest.raises(Overloaded, match="beyond the deadline"):
-            batcher.submit(["hasty"], Terms(deadline=time.perf_counter() + 0.5))
-        jobs.append(batcher.submit(["patient"], Terms(deadline=time.perf_counter() + SOON)))
+            batcher.submit(["hasty"], Terms(deadline=0.5))  # it is 0 now
+        jobs.append(batcher.submit(["patient"], Terms(deadline=1.0)))
         student.gate.set()
         await asyncio.gather(*jobs)
         await batcher.close()

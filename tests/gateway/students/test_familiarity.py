@@ -92,7 +92,7 @@ def test_threads_and_processes_say_the_same(tiny: Path) -> None:
         if processes:
             worker = ProcessWorker(student, environment=environment_without_keys())
         batcher = Batcher(student, [worker])
-        async with asyncio.timeout(60.0):
+        async with asyncio.timeout(120.0):
             await batcher.ready()
             answers = await batcher.submit(TEXTS)
             await batcher.close()

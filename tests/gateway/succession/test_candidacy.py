@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -26,6 +27,7 @@ from gateway.shadow.slices import Kept, Slices
 from gateway.store.database import Database
 from gateway.store.trials import Counted, headers, save
 from gateway.store.verdicts import Verdict as Gold
+from gateway.students import process
 from gateway.students.registry import CANDIDATES
 from gateway.succession.candidacy import Candidacy
 from gateway.succession.dossier import Known, Moment
@@ -39,26 +41,42 @@ from tests.gateway.telemetry.answers import prediction
 GATES = {"disagreement": 0.2, "serving": None, "escalation": 0.2, "latency": None,
          "minimum_s": 0.0, "cycle_s": 0.0}  # fmt: skip
 _ALIKE = Pair(differs=False, escalates=False, serving_escalates=False)
-SOON = 60.0  # seconds; far beyond what any wait here takes
+LONG = 3600.0  # seconds; far beyond what any test takes
+# All is compared, and a candidate whose batch took long does not rest nine times as long.
+SHADOW: dict[str, Any] = {"share": 1.0, "busy": 1.0, "gates": GATES}
+
+
+@pytest.fixture(autouse=True)
+def _no_candidate_stands_aside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else its process has no turn while the machine has anything else to do."""
+    monkeypatch.setattr(process, "_stand_aside", lambda _child: None)
 
 
 async def until(happened: Callable[[], bool]) -> None:
-    """Let the event loop go on until then."""
-    async with asyncio.timeout(SOON):
-        while not happened():  # noqa: ASYNC110  what happens is a process's work
-            await asyncio.sleep(0.01)
+    """Let the event loop go on until then; a test's time limit ends it."""
+    while not happened():  # noqa: ASYNC110  what happens is a process's work
+        await asyncio.sleep(0.01)
 
 
-def with_gateway(path: Path, work: Callable[[Gateway, Candidacy], Awaitable[None]]) -> None:
+def with_gateway(
+    path: Path, work: Callable[[Gateway, Candidacy], Awaitable[None]], *, looks: bool = True
+) -> None:
+    """Do `work` with a gateway, which `looks` at its candidates now and then; else work alone."""
+
     async def play() -> None:
         async with open_gateway(settings.load(path), read=lambda: settings.load(path)) as gateway:
-            await work(gateway, gateway.candidacies[TASK.name])
+            candidacy = gateway.candidacies[TASK.name]
+            if not looks:
+                assert candidacy._living is not None
+                candidacy._living.cancel()
+                await asyncio.wait({candidacy._living})
+            await work(gateway, candidacy)
 
     asyncio.run(play())
 
 
 def test_who_may_not_be_compared_is_told_why(tmp_path: Path) -> None:
-    shadow: dict[str, object] = {"share": 1.0, "candidates": 2, "gates": GATES}
+    shadow = SHADOW | {"candidates": 2}
 
     def write(**changes: object) -> Path:
         return settings_file(tmp_path, tickets={"shadow": shadow | changes})
@@ -144,7 +162,7 @@ def test_evidence_is_about_who_served_and_under_which_policies(tmp_path: Path) -
         return settings_file(
             tmp_path,
             policy=policy,
-            tickets={"shadow": {"share": 1.0, "gates": gates}, "audit": {"share": 1.0}},
+            tickets={"shadow": SHADOW | {"gates": gates}, "audit": {"share": 1.0}},
         )
 
     path = write()
@@ -201,7 +219,7 @@ def test_a_student_that_is_strict_for_a_stale_certificate_is_compared_as_if_it_w
     path = settings_file(
         tmp_path,
         student=serving,
-        tickets={"shadow": {"share": 1.0, "gates": gates}, "audit": {"share": 1.0}},
+        tickets={"shadow": SHADOW | {"gates": gates}, "audit": {"share": 1.0}},
     )
     bundle = tiny_bundle(tmp_path / "new", seed=1, threshold=0.5)
 
@@ -230,7 +248,7 @@ def test_the_shadow_hears_of_audits_that_never_come(tmp_path: Path) -> None:
         tmp_path,
         teacher={"scripted": {"fail_every": 1}},
         tickets={
-            "shadow": {"share": 1.0, "gates": GATES, "audit_wait_s": 10 * SOON},
+            "shadow": SHADOW | {"audit_wait_s": LONG},
             "audit": {"share": 1.0},
         },
     )
@@ -253,7 +271,7 @@ def test_what_a_canary_answers_is_no_pair_with_who_serves(tmp_path: Path) -> Non
     path = settings_file(
         tmp_path,
         tickets={
-            "shadow": {"share": 1.0, "gates": GATES},
+            "shadow": SHADOW,
             "audit": {"share": 1.0},
             "promotion": {"steps": [{"share": 1.0, "minimum_s": 1e6, "rows": 0}]},
         },
@@ -286,7 +304,7 @@ def test_what_other_processes_have_counted_counts(
 ) -> None:
     path = settings_file(
         tmp_path,
-        tickets={"shadow": {"share": 1.0, "gates": GATES | {"sequence": True, "cycle_s": 60.0}}},
+        tickets={"shadow": SHADOW | {"gates": GATES | {"sequence": True, "cycle_s": 60.0}}},
     )
     bundle, rival = (tiny_bundle(tmp_path / "new", seed=seed) for seed in (1, 2))
 
@@ -360,13 +378,11 @@ def test_what_other_processes_have_counted_counts(
         assert among.alpha == pytest.approx(third / 3)
         assert alone.alpha == pytest.approx(third / 2)
 
-    with_gateway(path, work)
+    with_gateway(path, work, looks=False)
 
 
 def test_what_people_say_counts_where_the_settings_ask_for_it(tmp_path: Path) -> None:
-    path = settings_file(
-        tmp_path, tickets={"shadow": {"share": 1.0, "gates": GATES | {"losses": 0.5}}}
-    )
+    path = settings_file(tmp_path, tickets={"shadow": SHADOW | {"gates": GATES | {"losses": 0.5}}})
     bundle = tiny_bundle(tmp_path / "new", seed=1, bias={"fraud": 20.0})
 
     async def work(gateway: Gateway, candidacy: Candidacy) -> None:
@@ -386,9 +402,8 @@ def test_what_people_say_counts_where_the_settings_ask_for_it(tmp_path: Path) ->
         async def losses() -> int:
             return (await pairs(candidacy))["losses"]
 
-        async with asyncio.timeout(SOON):
-            while not await losses():  # noqa: ASYNC110  what happens is a thread's work
-                await asyncio.sleep(0.01)
+        while not await losses():  # noqa: ASYNC110  what happens is a thread's work
+            await asyncio.sleep(0.01)
         await candidacy._dossier.hear((bundle.name,), candidate.trial.terms, candidate.measure)
         (found,) = await candidacy.progress()
         (lost,) = [each for each in found.verdict.findings if each.gate is Gate.LOSSES]
@@ -403,7 +418,7 @@ def test_a_candidate_is_measured_under_the_policy_that_it_would_serve_under(
     path = settings_file(
         tmp_path,
         policy={"certificate": "certificate.json"},
-        tickets={"shadow": {"share": 1.0, "gates": GATES}},
+        tickets={"shadow": SHADOW},
     )
     bundle = tiny_bundle(tmp_path / "new", seed=1)
 
@@ -463,14 +478,14 @@ def test_a_candidate_is_measured_under_the_policy_that_it_would_serve_under(
         assert [each.pairs for each in found.verdict.findings] == [300, 300]
         assert (found.verdict.decision, found.verdict.why) == (Decision.HOLD, Why.UNCERTIFIED)
 
-    with_gateway(path, work)
+    with_gateway(path, work, looks=False)
 
 
 def test_who_comes_in_after_a_swap_finds_all_beside_the_same_student(tmp_path: Path) -> None:
     path = settings_file(
         tmp_path,
         tickets={
-            "shadow": {"share": 1.0, "gates": GATES | {"serving": 0.1}},
+            "shadow": SHADOW | {"gates": GATES | {"serving": 0.1}},
             "audit": {"share": 1},
         },
     )
@@ -480,8 +495,6 @@ def test_who_comes_in_after_a_swap_finds_all_beside_the_same_student(tmp_path: P
         held = gateway.successions[TASK.name]
         for each in (bundle, other, late):
             held.registry.keep(each)
-        candidacy._every = SOON  # nothing looks by itself from here on
-        candidacy._wake.set()
         assert await candidacy.add(bundle.name) == ""
         (candidate,) = candidacy.shadow.candidates
         await until(lambda: candidate.runner.state is State.RUNNING)
@@ -492,11 +505,11 @@ def test_who_comes_in_after_a_swap_finds_all_beside_the_same_student(tmp_path: P
         await ask(gateway, candidacy, 2)
         assert await pairs(candidacy) == {"disagreement": 3, "serving": 2, "escalation": 2}
 
-    with_gateway(path, work)
+    with_gateway(path, work, looks=False)
 
 
 def test_who_is_half_known_or_could_not_serve_is_held(tmp_path: Path) -> None:
-    path = settings_file(tmp_path, tickets={"shadow": {"share": 1.0, "gates": GATES}})
+    path = settings_file(tmp_path, tickets={"shadow": SHADOW})
     bundle = tiny_bundle(tmp_path / "new", seed=1)
 
     async def work(gateway: Gateway, candidacy: Candidacy) -> None:
@@ -520,16 +533,17 @@ def test_who_is_half_known_or_could_not_serve_is_held(tmp_path: Path) -> None:
             await promote(override=False)
         rename(database, "away", "trials")
         assert await verdict() == (Decision.PROMOTE, Why.PROVED)
+        await until(lambda: candidate.runner.state is State.RUNNING)  # from here on it stays
         candidate.runner._lanes[0].state = State.STOPPED
         assert await verdict() == (Decision.HOLD, Why.STOPPED)
         with pytest.raises(NotProved, match="its processes fail"):
             await promote(override=False)
 
-    with_gateway(path, work)
+    with_gateway(path, work, looks=False)
 
 
 def test_one_broken_candidate_or_file_stops_nobody_else(tmp_path: Path) -> None:
-    path = settings_file(tmp_path, tickets={"shadow": {"share": 1.0, "gates": GATES}})
+    path = settings_file(tmp_path, tickets={"shadow": SHADOW})
     good, broken = (tiny_bundle(tmp_path / "new", seed=seed) for seed in (1, 2))
 
     async def work(gateway: Gateway, candidacy: Candidacy) -> None:
@@ -570,7 +584,7 @@ def rename(database: Database, old: str, new: str) -> None:
 
 
 def test_trouble_with_the_database_is_told_when_it_begins_and_when_it_ends(tmp_path: Path) -> None:
-    path = settings_file(tmp_path, tickets={"shadow": {"share": 1.0, "gates": GATES}})
+    path = settings_file(tmp_path, tickets={"shadow": SHADOW})
 
     async def work(_: Gateway, candidacy: Candidacy) -> None:
         database = candidacy._dossier._database
@@ -585,7 +599,7 @@ def test_trouble_with_the_database_is_told_when_it_begins_and_when_it_ends(tmp_p
             said += [each["event"] for each in told]
         assert said == ["the evidence waits", "the evidence goes on"]
 
-    with_gateway(path, work)
+    with_gateway(path, work, looks=False)
 
 
 @pytest.mark.parametrize(

@@ -517,7 +517,9 @@ def _swaps_under_load(folder: Path, swaps: int) -> None:
         asked = await asyncio.gather(*clients)
         assert sum(asked) >= swaps
 
-    during(folder, work, teacher={"scripted": {"delay_ms": 0}})
+    # One slow batch predicts a long wait, for which the next requests would be refused.
+    patient = {"student": {"max_wait_ms": 300_000}}
+    during(folder, work, teacher={"scripted": {"delay_ms": 0}}, tickets=patient)
 
 
 def test_no_request_fails_while_students_take_turns(tmp_path: Path) -> None:

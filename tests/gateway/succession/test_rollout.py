@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from gateway import settings
+from gateway import assembly, settings
 from gateway.api.stats import canaries, stats_of
 from gateway.assembly import Gateway, open_gateway
 from gateway.errors import (
@@ -61,6 +61,19 @@ def verdict(rows: int, *, differing: int = 0, lasts_s: float = 0.0) -> Verdict:
     for number in range(rows):
         trial.add(Pair(differs=number < differing))
     return trial.verdict()
+
+
+@pytest.fixture(autouse=True)
+def _nobody_else_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice in a second a gateway looks what is due; here only a test does, so that it knows when.
+
+    That gateways look by themselves is for tests with real processes.
+    """
+
+    async def never(_rollouts: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(assembly, "keep_looking", never)
 
 
 @dataclass
@@ -124,7 +137,7 @@ class Stage:
         return list(said.answers)
 
     async def after(self, seconds: float) -> None:
-        """Let time pass, and look what is due; the gateway itself may be about that already."""
+        """Let time pass, and look what is due."""
         self.hands.now += seconds
         await self.rollout.look()
         await self.rollout.settled()

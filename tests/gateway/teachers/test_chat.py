@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
@@ -19,6 +20,7 @@ from gateway.errors import (
     TeacherRefused,
     TeacherUnavailable,
 )
+from gateway.teachers import upstream
 from gateway.teachers.base import Said
 from gateway.teachers.chat import Asking, ChatTeacher
 from gateway.teachers.completion import TokenPrices
@@ -34,6 +36,8 @@ from tests.gateway.telemetry.clock import Clock
 FRAUD = {"intent": "fraud", "flags": ["urgent"]}
 PRICES = TokenPrices(Decimal(2), Decimal(10))  # 100 tokens read and 10 written: 300 micro-USD
 ASKED = Instance("hello")
+SOON = 120.0  # seconds; far beyond what any call here takes
+ENDLESS = {"endless-continue", "endless-head"}  # which only a limit of time ends
 
 Told = TypeVar("Told")
 Serve = Callable[[Callable[[Body], Reply]], ChatServer]
@@ -55,7 +59,7 @@ def with_teacher(
     async def run() -> Told:
         teacher = ChatTeacher(
             Prompt(TASK, TaskCard()),
-            Upstream(server.url, headers={"Authorization": "Bearer k"}, timeout_s=30.0),
+            Upstream(server.url, headers={"Authorization": "Bearer k"}, timeout_s=SOON),
             asking=Asking(model="m", **asking),
             prices=PRICES,
             clock=clock,
@@ -280,20 +284,50 @@ def test_a_reply_that_cannot_be_used_is_garbled_and_was_paid_for(
     assert "s3cret" not in str(garbled.value)
 
 
+class Limit:
+    """In place of asyncio.timeout: that of a call ends when a test says so."""
+
+    def __init__(self) -> None:
+        self._limit = asyncio.Timeout(None)
+
+    def __call__(self, seconds: float) -> asyncio.Timeout:
+        """The limit of another call."""
+        assert seconds == SOON
+        self._limit = asyncio.Timeout(None)
+        return self._limit
+
+    def end(self) -> None:
+        """The time of the call is up."""
+        self._limit.reschedule(asyncio.get_running_loop().time())
+
+
 @pytest.mark.parametrize("fault", GARBAGE, ids=lambda fault: fault.name)
-def test_no_garbage_of_any_server_becomes_an_answer(fault: Fault) -> None:
+def test_no_garbage_of_any_server_becomes_an_answer(
+    fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = Limit()
+    if fault.name in ENDLESS:
+        timeless = SimpleNamespace(**{**vars(asyncio), "timeout": limit})
+        monkeypatch.setattr(upstream, "asyncio", timeless)
+
     async def work() -> None:
         async with FaultServer(turns(OK, fault), say=lambda _: FRAUD) as server:
             teacher = ChatTeacher(
                 Prompt(TASK, TaskCard()),
-                Upstream(server.url, headers={}, timeout_s=2.0),
+                Upstream(server.url, headers={}, timeout_s=SOON),
                 asking=Asking(model="m"),
                 prices=PRICES,
             )
             said = await teacher.answer(ASKED)
             assert [head.labels for head in said.prediction.heads] == [("fraud",), ("urgent",)]
+            call = asyncio.create_task(teacher.answer(ASKED))
+            while not server.calls[fault.name]:  # noqa: ASYNC110  the work of several tasks
+                await asyncio.sleep(0)
+            if fault.name in ENDLESS:
+                await asyncio.wait({call}, timeout=0.2)  # let it come for a while
+                limit.end()
             with pytest.raises(TeacherError) as failed:
-                await teacher.answer(ASKED)
+                await call
             assert failed.value.asked
             assert server.calls == {"ok": 1, fault.name: 1}
             await teacher.close()

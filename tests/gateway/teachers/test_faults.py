@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
@@ -14,6 +15,7 @@ import openai
 import pytest
 
 from gateway.errors import DataError
+from gateway.teachers import faults
 from gateway.teachers.faults import (
     CLOSE,
     HANG,
@@ -32,7 +34,7 @@ from gateway.teachers.faults import (
     turns,
 )
 
-PATIENCE_S = 30.0  # only a hang reaches it
+PATIENCE_S = 120.0  # only a hang reaches it
 INTENTS = ["refund", "fraud", "other"]
 FLAGS = ["urgent", "legal"]
 SCHEMA = {
@@ -84,7 +86,11 @@ async def bare(server: FaultServer) -> bytes:
 def test_a_good_answer_follows_the_schema_and_satisfies_the_official_client() -> None:
     async def act(server: FaultServer) -> Any:
         async with openai.AsyncOpenAI(
-            base_url=server.url, api_key="none", max_retries=0, _strict_response_validation=True
+            base_url=server.url,
+            api_key="none",
+            max_retries=0,
+            timeout=PATIENCE_S,
+            _strict_response_validation=True,
         ) as client:
             models = [model.id async for model in client.models.list()]
             return models, await client.chat.completions.create(**request(n=2))
@@ -129,21 +135,23 @@ def test_a_slow_answer_is_good_and_comes_after_a_client_of_little_patience_has_g
 
 
 async def post_briefly(server: FaultServer) -> httpx2.Response:
-    """A call of a client that waits for 50 ms."""
-    async with httpx2.AsyncClient(timeout=0.05) as client:
+    """A call of a client that waits for 50 ms, once it has asked."""
+    async with httpx2.AsyncClient(timeout=httpx2.Timeout(PATIENCE_S, read=0.05)) as client:
         return await client.post(f"{server.url}/chat/completions", json=request())
 
 
 class Arrivals:
-    """A fault that hangs, and tells of each call that has come."""
+    """A fault that hangs, and tells of each call that has come and of a client that has left."""
 
     def __init__(self) -> None:
+        self.left = asyncio.Event()
         self._come: asyncio.Queue[None] = asyncio.Queue()
         self.fault = Fault("hang", self._reply)
 
     async def _reply(self, call: Call) -> None:
         self._come.put_nowait(None)
         await HANG.reply(call)
+        self.left.set()
 
     async def number(self, count: int) -> None:
         """Wait for so many calls."""
@@ -152,13 +160,17 @@ class Arrivals:
 
 
 def test_a_server_that_hangs_takes_the_call_and_lets_go_of_a_client_that_leaves() -> None:
-    async def act(server: FaultServer) -> tuple[int, int]:
-        with pytest.raises(httpx2.ReadTimeout):
-            await post_briefly(server)
-        await server.follow(Phase(turns(OK)))
-        return server.calls["hang"], (await post(server)).status_code
+    async def run() -> tuple[int, int]:
+        arrivals = Arrivals()
+        async with FaultServer(turns(arrivals.fault)) as server:
+            call = asyncio.create_task(post(server))
+            await arrivals.number(1)
+            call.cancel()
+            await arrivals.left.wait()
+            await server.follow(Phase(turns(OK)))
+            return server.calls["hang"], (await post(server)).status_code
 
-    assert served(HANG, act) == (1, 200)
+    assert asyncio.run(run()) == (1, 200)
 
 
 def test_calls_at_the_same_time_are_counted_and_a_server_that_hangs_can_be_stopped() -> None:
@@ -181,18 +193,47 @@ def test_a_reset_is_a_reset_and_a_close_an_end_without_a_word() -> None:
     assert served(CLOSE, bare) == b""
 
 
-def test_a_trickle_comes_byte_by_byte() -> None:
+class Pauses:
+    """In place of the fault server's sleep: each pause ends when a test says so."""
+
+    def __init__(self) -> None:
+        self.begun: asyncio.Queue[float] = asyncio.Queue()  # how long each was to be, in seconds
+        self._over = asyncio.Semaphore(0)
+
+    async def __call__(self, seconds: float) -> None:
+        """Wait to be told."""
+        self.begun.put_nowait(seconds)
+        await self._over.acquire()
+
+    def end(self) -> None:
+        """End the pause that was begun first."""
+        self._over.release()
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> Pauses:
+    told = Pauses()
+    sleepless = SimpleNamespace(**{**vars(asyncio), "sleep": told})
+    monkeypatch.setattr(faults, "asyncio", sleepless)
+    return told
+
+
+def test_a_trickle_comes_byte_by_byte(pauses: Pauses) -> None:
     async def act(server: FaultServer) -> list[int]:
+        sizes = []
         async with (
             httpx2.AsyncClient(timeout=PATIENCE_S) as client,
             client.stream("POST", f"{server.url}/chat/completions", json=request()) as reply,
         ):
-            pieces = [piece async for piece in reply.aiter_raw()]
-        return [len(piece) for piece in pieces]
+            async for piece in reply.aiter_raw():
+                sizes.append(len(piece))
+                assert await pauses.begun.get() == 7.0
+                pauses.end()
+        return sizes
 
-    sizes = served(trickle(0.0005), act)
+    sizes = served(trickle(7.0), act)
     assert len(sizes) > 20
-    assert max(sizes) < sum(sizes) // 4
+    assert set(sizes) == {1}
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
@@ -236,23 +277,23 @@ def test_a_closed_port_refuses_resets_who_was_there_and_opens_again_at_the_same_
     assert served(OK, act) == (200, 200, 0)
 
 
-def test_phases_follow_each_other_by_time() -> None:
-    async def act(server: FaultServer) -> list[int]:
+def test_phases_follow_each_other_by_time(pauses: Pauses) -> None:
+    async def act(server: FaultServer) -> None:
         await server.follow(
-            Phase(turns(http(503)), 0.05), Phase(None, 0.05), Phase(turns(OK, http(500)))
+            Phase(turns(http(503)), 5.0), Phase(None, 7.0), Phase(turns(OK, http(500)))
         )
-        seen = [(await post(server)).status_code]
-        while seen[-1] != 200:
-            try:
-                seen.append((await post(server)).status_code)
-            except httpx2.TransportError:
-                seen.append(0)
-        return [*seen, (await post(server)).status_code]
+        assert await pauses.begun.get() == 5.0
+        assert [(await post(server)).status_code for _ in range(2)] == [503, 503]
+        pauses.end()
+        assert await pauses.begun.get() == 7.0
+        with pytest.raises(httpx2.ConnectError):
+            await post(server)
+        pauses.end()
+        assert server._walk is not None
+        await server._walk
+        assert [(await post(server)).status_code for _ in range(3)] == [200, 500, 200]
 
-    seen = served(OK, act)
-    assert seen[0] == 503
-    assert 0 in seen
-    assert seen[-2:] == [200, 500]
+    served(OK, act)
 
 
 def test_a_phase_without_an_end_is_the_last() -> None:
@@ -289,7 +330,7 @@ def test_a_flaky_server_fails_a_share_of_the_calls_and_the_same_ones_each_time()
 
 def test_another_path_is_not_found() -> None:
     async def act(server: FaultServer) -> int:
-        async with httpx2.AsyncClient() as client:
+        async with httpx2.AsyncClient(timeout=PATIENCE_S) as client:
             return (await client.get(f"{server.url}/files")).status_code
 
     assert served(OK, act) == 404

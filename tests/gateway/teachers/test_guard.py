@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +24,8 @@ from gateway.errors import (
     TeacherUnavailable,
 )
 from gateway.routing.budget import Reservation
+from gateway.teachers import call as calls
+from gateway.teachers import guard as guards
 from gateway.teachers.base import Said
 from gateway.teachers.breaker import Breaker, Limits, State
 from gateway.teachers.cache import AnswerCache
@@ -42,10 +45,13 @@ HANG = "hang"  # what a planned teacher may do: never answer
 class Planned(ScriptedTeacher):
     """Does call by call as planned: raises, names its cost, or hangs. After that it just answers.
 
-    `begun` are the inputs in the order in which it was asked, `left` how many calls were cancelled.
+    At an event it waits, and then it was too late. `begun` are the inputs in the order in which it
+    was asked, `left` how many calls were cancelled.
     """
 
-    def __init__(self, *plan: TeacherError | RuntimeError | int | str | None) -> None:
+    def __init__(
+        self, *plan: TeacherError | RuntimeError | asyncio.Event | int | str | None
+    ) -> None:
         super().__init__(TASK, labels={})
         self._plan = list(plan)
         self.begun: list[Instance] = []
@@ -65,6 +71,9 @@ class Planned(ScriptedTeacher):
         turn = self._plan.pop(0) if self._plan else None
         if isinstance(turn, Exception):
             raise turn
+        if isinstance(turn, asyncio.Event):
+            await turn.wait()
+            raise TeacherTimeout("late")
         if turn == HANG:
             try:
                 await asyncio.Event().wait()
@@ -156,9 +165,26 @@ class Slept:
         await asyncio.sleep(0)
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of deadlines. It stands still, so that none is over before a call has begun.
+
+    Who waits for one waits as long as the event loop says.
+    """
+    told = Clock()
+    for room in (guards, calls):
+        monkeypatch.setattr(room, "time", SimpleNamespace(perf_counter=told))
+    return told
+
+
 def state(guard: Guard) -> State:
     """Its breaker's state, which a type checker cannot know to be that of the line before."""
     return guard.state
+
+
+def touchy() -> Breaker:
+    """A breaker that one failure opens, for good: its clock stands still."""
+    return Breaker(Limits(failures=1), clock=Clock())
 
 
 class AtOnce(random.Random):
@@ -250,14 +276,14 @@ def test_a_call_waits_for_a_place_and_one_beyond_the_bound_is_refused_at_once() 
     asyncio.run(work())
 
 
-def test_a_call_that_found_no_place_in_its_time_was_not_begun() -> None:
+def test_a_call_that_found_no_place_in_its_time_was_not_begun(clock: Clock) -> None:
     async def work() -> None:
         teacher = Patient()
         guard = Guard(teacher, timeout_s=30.0, concurrency=1)
         first = asyncio.create_task(guard.answer(ASKED))
         await teacher.started.wait()
         with pytest.raises(TeacherTimeout, match="was not asked: no place was free in") as caught:
-            await guard.answer(ASKED, deadline=time.perf_counter() + 0.001)
+            await guard.answer(ASKED, deadline=clock.now + 0.001)
         assert not caught.value.asked
         teacher.free.set()
         await first
@@ -317,26 +343,26 @@ def test_closing_closes_the_teacher() -> None:
     asyncio.run(work())
 
 
-def test_a_deadline_ends_a_call_before_the_timeout_does() -> None:
+def test_a_deadline_ends_a_call_before_the_timeout_does(clock: Clock) -> None:
     async def work() -> None:
         guard = Guard(Patient(), timeout_s=30.0, concurrency=1)
         with pytest.raises(TeacherTimeout, match="scripted did not answer in"):
-            await guard.answer(ASKED, deadline=time.perf_counter() + 0.001)
+            await guard.answer(ASKED, deadline=clock.now + 0.001)
 
     asyncio.run(work())
 
 
-def test_a_call_is_not_begun_with_less_time_than_half_of_the_answers_took() -> None:
+def test_a_call_is_not_begun_with_less_time_than_half_of_the_answers_took(clock: Clock) -> None:
     async def work() -> None:
         teacher = ScriptedTeacher(TASK, labels={})
-        guard = Guard(teacher, timeout_s=30.0, concurrency=1)
+        guard = Guard(teacher, timeout_s=30.0, concurrency=1, clock=Clock())
         for seconds in (1.0, 5.0, 9.0):
             guard._pace.took(seconds)
         with pytest.raises(TeacherTimeout, match=r"was not asked: .* half of its answers") as short:
-            await guard.answer(ASKED, deadline=time.perf_counter() + 4.0)
+            await guard.answer(ASKED, deadline=clock.now + 4.0)
         assert not short.value.asked
         assert teacher.calls == 0
-        await guard.answer(ASKED, deadline=time.perf_counter() + 60.0)
+        await guard.answer(ASKED, deadline=clock.now + 60.0)
         assert teacher.calls == 1
 
     asyncio.run(work())
@@ -345,11 +371,11 @@ def test_a_call_is_not_begun_with_less_time_than_half_of_the_answers_took() -> N
 def test_answers_of_long_ago_refuse_nobody() -> None:
     async def work() -> None:
         clock, teacher = Clock(), ScriptedTeacher(TASK, labels={})
-        guard = warmed(guarded(teacher, clock=clock), seconds=5.0)
+        guard = warmed(guarded(teacher, clock=clock), seconds=2 * SOON)
         with pytest.raises(TeacherTimeout, match="was not asked"):
-            await guard.answer(ASKED, deadline=time.perf_counter() + 4.0)
+            await guard.answer(ASKED, deadline=time.perf_counter() + SOON)
         clock.now += 60.0
-        await guard.answer(ASKED, deadline=time.perf_counter() + 4.0)
+        await guard.answer(ASKED, deadline=time.perf_counter() + SOON)
         assert teacher.calls == 1
 
     asyncio.run(work())
@@ -402,7 +428,7 @@ def test_it_is_asked_again_only_where_that_may_help(error: TeacherError, *, agai
 def test_what_is_garbled_twice_is_not_asked_a_third_time() -> None:
     async def work() -> None:
         garbled = Planned(*(TeacherGarbled("nonsense", cost=300) for _ in range(9)))
-        many = RetryBudget(1.0)
+        many = RetryBudget(1.0, clock=Clock())
         for _ in range(9):
             many.called()
         with pytest.raises(TeacherGarbled) as failed:
@@ -441,7 +467,7 @@ def test_a_teacher_that_says_when_to_come_back_is_not_asked_before() -> None:
         slept = Slept()
         teacher = Planned(TeacherLimited("too many", retry_after=3.0))
         guard = guarded(teacher, sleep=slept, clock=slept.clock)
-        await guard.answer(ASKED, deadline=time.perf_counter() + 20.0)
+        await guard.answer(ASKED, deadline=time.perf_counter() + SOON)
         (pause,) = slept.pauses
         assert 3.0 <= pause <= 3.2
 
@@ -473,13 +499,15 @@ def test_before_the_time_that_a_teacher_said_nobody_asks_it(said: float, rests: 
 
 
 @pytest.mark.parametrize("left", [2.0, None])
-def test_a_wait_beyond_the_deadline_or_the_timeout_is_not_begun(left: float | None) -> None:
+def test_a_wait_beyond_the_deadline_or_the_timeout_is_not_begun(
+    clock: Clock, left: float | None
+) -> None:
     """Without a deadline nobody waits longer for a retry than for an answer."""
 
     async def work() -> None:
         teacher, slept = Planned(TeacherLimited("too many", retry_after=2.5)), Slept()
         guard = guarded(teacher, timeout_s=2.5, sleep=slept)
-        deadline = None if left is None else time.perf_counter() + left
+        deadline = None if left is None else clock.now + left
         with pytest.raises(TeacherLimited):
             await guard.answer(ASKED, deadline=deadline)
         assert slept.pauses == []
@@ -545,7 +573,7 @@ def test_after_five_failures_the_teacher_is_left_alone_and_nobody_is_billed() ->
 )
 def test_whatever_makes_it_useless_opens_the_breaker(error: TeacherError, *, opens: bool) -> None:
     async def work() -> None:
-        guard = guarded(Planned(*([error] * 5)), retries=0)
+        guard = guarded(Planned(*([error] * 5)), retries=0, breaker=Breaker(clock=Clock()))
         for _ in range(5):
             with pytest.raises(type(error)):
                 await guard.answer(ASKED)
@@ -557,7 +585,7 @@ def test_whatever_makes_it_useless_opens_the_breaker(error: TeacherError, *, ope
 def test_those_who_wait_for_a_place_when_it_opens_are_sent_away() -> None:
     async def work() -> None:
         teacher = Planned(TeacherUnavailable("down"))
-        guard = guarded(teacher, concurrency=1, retries=0, breaker=Breaker(Limits(failures=1)))
+        guard = guarded(teacher, concurrency=1, retries=0, breaker=touchy())
         calls = [asyncio.create_task(guard.answer(ASKED)) for _ in range(10)]
         errors = await asyncio.gather(*calls, return_exceptions=True)
         assert len(teacher.begun) == 1
@@ -572,7 +600,7 @@ def test_those_who_wait_for_a_place_when_it_opens_are_sent_away() -> None:
 def test_a_retry_that_the_breaker_would_refuse_is_not_waited_for() -> None:
     async def work() -> None:
         slept, teacher = Slept(), Planned(TeacherUnavailable("down"))
-        guard = guarded(teacher, sleep=slept, breaker=Breaker(Limits(failures=1)))
+        guard = guarded(teacher, sleep=slept, breaker=touchy())
         with pytest.raises(TeacherUnavailable, match="down"):
             await guard.answer(ASKED)
         assert slept.pauses == []
@@ -580,15 +608,17 @@ def test_a_retry_that_the_breaker_would_refuse_is_not_waited_for() -> None:
     asyncio.run(work())
 
 
-def test_a_call_cut_short_by_its_caller_counts_only_where_the_teacher_was_late() -> None:
+def test_a_call_cut_short_by_its_caller_counts_only_where_the_teacher_was_late(
+    clock: Clock,
+) -> None:
     async def work() -> None:
         for usual, becomes in ((60.0, State.CLOSED), (0.0, State.OPEN)):
             watch = Counted()
-            guard = guarded(Planned(HANG), breaker=Breaker(Limits(failures=1)), watch=watch)
+            guard = guarded(Planned(HANG), breaker=touchy(), watch=watch)
             for seconds in (0.0,) * 13 + (usual,) * 12:  # the median is 0, the 95th percentile not
                 guard._pace.took(seconds)
             with pytest.raises(TeacherTimeout, match="did not answer in"):
-                await guard.answer(ASKED, deadline=time.perf_counter() + 0.01)
+                await guard.answer(ASKED, deadline=clock.now + 0.01)
             assert state(guard) is becomes
             assert watch.attempts == {"cancelled" if usual else "timeout": 1}
 
@@ -597,12 +627,17 @@ def test_a_call_cut_short_by_its_caller_counts_only_where_the_teacher_was_late()
 
 @pytest.mark.parametrize(("timeout_s", "becomes"), [(SOON, State.CLOSED), (0.2, State.OPEN)])
 def test_while_nobody_knows_what_is_usual_half_of_the_timeout_is_late(
-    timeout_s: float, becomes: State
+    clock: Clock, timeout_s: float, becomes: State
 ) -> None:
+    class Dawdling(Planned):
+        async def answer(self, instance: Instance) -> Said:
+            clock.now += 0.15
+            return await super().answer(instance)
+
     async def work() -> None:
-        guard = guarded(Planned(HANG), timeout_s=timeout_s, breaker=Breaker(Limits(failures=1)))
+        guard = guarded(Dawdling(HANG), timeout_s=timeout_s, breaker=touchy())
         with pytest.raises(TeacherTimeout):
-            await guard.answer(ASKED, deadline=time.perf_counter() + 0.15)
+            await guard.answer(ASKED, deadline=clock.now + 0.15)
         assert state(guard) is becomes
 
     asyncio.run(work())
@@ -611,9 +646,7 @@ def test_while_nobody_knows_what_is_usual_half_of_the_timeout_is_late(
 def test_a_client_that_leaves_says_nothing_of_the_teacher() -> None:
     async def work() -> None:
         watch, wallet = Counted(), Wallet()
-        guard = guarded(
-            Planned(HANG), breaker=Breaker(Limits(failures=1)), watch=watch, purse=wallet
-        )
+        guard = guarded(Planned(HANG), breaker=touchy(), watch=watch, purse=wallet)
         call = asyncio.create_task(guard.answer(ASKED))
         await settled()
         call.cancel()
@@ -711,12 +744,15 @@ def test_when_nobody_waits_any_more_a_shared_call_is_cancelled() -> None:
 
 def test_a_live_request_that_joins_an_audit_has_its_retry() -> None:
     async def work() -> None:
-        teacher = Planned(HANG)
-        guard = guarded(teacher, coalesce=True, timeout_s=0.02, random_source=AtOnce())
+        late = asyncio.Event()
+        teacher = Planned(late)
+        guard = guarded(teacher, coalesce=True, random_source=AtOnce())
         audit = asyncio.create_task(guard.answer(ASKED, priority=Priority.AUDIT))
         await settled()
-        await guard.answer(ASKED)
-        await audit
+        live = asyncio.create_task(guard.answer(ASKED))
+        await settled()
+        late.set()
+        await asyncio.gather(audit, live)
         assert len(teacher.begun) == 2
 
     asyncio.run(work())
@@ -739,13 +775,14 @@ def test_a_live_request_that_joins_an_audit_is_not_refused_for_its_reserve() -> 
 
 def test_a_live_request_that_joins_an_audit_which_fails_has_a_call_of_its_own() -> None:
     async def work() -> None:
-        teacher, watch, wallet = Planned(HANG, 900), Counted(), Wallet()
-        guard = guarded(
-            teacher, coalesce=True, purse=wallet, watch=watch, retries=0, timeout_s=0.02
-        )
+        late, watch, wallet = asyncio.Event(), Counted(), Wallet()
+        guard = guarded(Planned(late, 900), coalesce=True, purse=wallet, watch=watch, retries=0)
         audit = asyncio.create_task(guard.answer(ASKED, priority=Priority.AUDIT))
         await settled()
-        assert (await guard.answer(ASKED)).prediction == (await audit).prediction
+        live = asyncio.create_task(guard.answer(ASKED))
+        await settled()
+        late.set()
+        assert (await live).prediction == (await audit).prediction
         assert wallet.buckets == [Bucket.AUDIT, Bucket.LIVE]
         assert watch.events == {"coalesced": 1}  # it is no retry
 
@@ -935,7 +972,7 @@ def test_a_late_call_gets_no_second_one_where_that_would_do_harm() -> None:
 def test_after_a_429_and_while_it_recovers_no_call_is_hedged() -> None:
     async def work() -> None:
         limited = Planned(TeacherLimited("too many"), HANG)
-        guard = hedged(limited)
+        guard = hedged(limited, clock=Clock())
         with pytest.raises(TeacherLimited):
             await guard.answer(ASKED)
         limited.begun.clear()

@@ -17,6 +17,7 @@ from gateway.types import Answer, Instance, Route
 from tests.factories import UNSURE, settings_file
 
 PRICES = {"teacher_usd_per_1000": 2.5}  # 2500 micro-USD a call
+FOR_GOOD = {"open_s": 3600.0}  # of a breaker: no call of a test comes so late that it may try
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ def test_whoever_was_asked_twice_in_vain_may_have_been_billed_twice(tmp_path: Pa
 
 
 def test_a_teacher_that_fails_is_left_alone_and_costs_nothing(tmp_path: Path) -> None:
-    teacher = {"scripted": {"fail_every": 1}, "retries": 0, "breaker": {"failures": 3}}
+    teacher = {"scripted": {"fail_every": 1}, "retries": 0, "breaker": {"failures": 3} | FOR_GOOD}
     seen = asked(tmp_path, teacher, *[[f"{UNSURE} {number}"] for number in range(6)])
     assert seen.routes == ["fallback"] * 6
     assert seen.metrics["unavailable"] == 3
@@ -94,7 +95,7 @@ def test_a_teacher_that_fails_is_left_alone_and_costs_nothing(tmp_path: Path) ->
 
 
 def test_a_slow_teacher_is_left_alone_too(tmp_path: Path) -> None:
-    breaker = {"calls": 2, "slow_ratio": 1.0, "slow_s": 0.001}
+    breaker = {"calls": 2, "slow_ratio": 1.0, "slow_s": 0.001} | FOR_GOOD
     teacher = {"scripted": {"delay_ms": 5.0}, "breaker": breaker}
     seen = asked(tmp_path, teacher, *[[f"{UNSURE} {number}"] for number in range(3)])
     assert seen.routes == ["teacher", "teacher", "fallback"]
