@@ -37,7 +37,7 @@ from gateway.errors import (
     UnderstudyError,
 )
 from gateway.settings import BreakerSettings, TeacherSettings
-from gateway.succession.rungs import open_teacher
+from gateway.succession.teachers import open_teacher
 from gateway.teachers.base import Said
 from gateway.teachers.destination import destination
 from gateway.teachers.guard import Guard

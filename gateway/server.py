@@ -29,8 +29,8 @@ from gateway.api.receipt import Connection, Door
 from gateway.app import Shell, build_admin, build_app
 from gateway.assembly import Gateway, Read, open_gateway
 from gateway.process import configure_logs, ease_interpreter, raise_file_limit, say_ready
+from gateway.reload import Hangup
 from gateway.settings import Settings
-from gateway.succession.reload import Hangup
 
 _KEEP_ALIVE_S = 30  # an idle connection of a client pool outlives the pauses between its requests
 _TICKS = 10  # of uvicorn, between two looks at the workers: a second

@@ -24,12 +24,12 @@ from gateway.api.receipt import PATIENCE
 from gateway.api.schemas import problems
 from gateway.assembly import Gateway
 from gateway.errors import Invalid, Malformed, RequestError, TooLarge, UnderstudyError
+from gateway.reload import reload
 from gateway.settings import Settings, TaskSettings
 from gateway.students.registry import Registry, Roles
 from gateway.students.vacancy import NO_STUDENT
 from gateway.succession.change import Change
 from gateway.succession.line import Succession
-from gateway.succession.reload import reload
 from gateway.succession.rollout import NOBODY, Rollout
 
 PREFIX = "/admin/"

@@ -470,7 +470,7 @@ def _issued(
     from datetime import UTC, datetime
 
     from gateway.contract.certificate import PolicyCertificate
-    from gateway.succession.rungs import fingerprint
+    from gateway.succession.policies import fingerprint
 
     tried = cascade.rung.policy
     return PolicyCertificate(

@@ -30,8 +30,8 @@ def tune(
     from gateway.assembly import registry_of
     from gateway.contract.bundle import open_bundle
     from gateway.students import tuning
-    from gateway.succession.rungs import start_workers
     from gateway.succession.seat import first_bundle
+    from gateway.succession.students import start_workers
 
     settings = reader.load(config)
     given = lines(texts) if texts else []

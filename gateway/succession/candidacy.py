@@ -46,7 +46,8 @@ from gateway.students.registry import Registry, Roles
 from gateway.students.rehearsal import handed_on
 from gateway.students.student import Student
 from gateway.succession.dossier import Dossier, Known, Moment
-from gateway.succession.rungs import open_student, policy_of, standing
+from gateway.succession.policies import policy_of, standing
+from gateway.succession.students import open_student
 from gateway.telemetry.metrics import Metrics
 from gateway.types import Answer, Lapse
 

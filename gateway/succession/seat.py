@@ -23,15 +23,10 @@ from gateway.students.batching import Batcher
 from gateway.students.registry import Registry, Roles
 from gateway.students.student import Student
 from gateway.students.vacancy import NO_STUDENT, Vacancy
+from gateway.succession.policies import policy_of, policy_without_student, safety_net
 from gateway.succession.roles import reconfigured
-from gateway.succession.rungs import (
-    open_batcher,
-    open_student,
-    open_teacher,
-    policy_of,
-    policy_without_student,
-    safety_net,
-)
+from gateway.succession.students import open_batcher, open_student
+from gateway.succession.teachers import open_teacher
 from gateway.teachers.guard import Guard
 from gateway.telemetry.metrics import Metrics
 

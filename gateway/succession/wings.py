@@ -22,8 +22,8 @@ from gateway.students.student import Student
 from gateway.students.vacancy import NO_STUDENT, Vacancy
 from gateway.succession.cast import Cast
 from gateway.succession.change import Basis, Ready
-from gateway.succession.rungs import open_student
 from gateway.succession.seat import Seat, heads_of, reseated, same_heads, seated, take_seat
+from gateway.succession.students import open_student
 from gateway.telemetry.metrics import Metrics
 
 

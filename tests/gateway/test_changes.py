@@ -13,12 +13,12 @@ from structlog.testing import capture_logs
 
 from gateway.api.auth import new_key
 from gateway.assembly import _note_start, open_gateway
+from gateway.reload import fingerprint
 from gateway.settings import load
 from gateway.store.changes import Entry, Row, What, latest, verify
 from gateway.store.database import open_database
 from gateway.store.tables import changes_end
 from gateway.students.registry import Owed
-from gateway.succession.reload import fingerprint
 from tests.conftest import Client, Opener
 from tests.factories import TASK, THRESHOLD, settings_file, tiny_bundle
 from tests.hostile import Parts, parts_of

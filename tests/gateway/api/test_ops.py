@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.contract import certificate
-from gateway.succession.rungs import fingerprint
+from gateway.succession.policies import fingerprint
 from tests.conftest import Client, Opener
 from tests.factories import TASK, tiny_bundle
 from tests.gateway.contract.test_certificate import issued

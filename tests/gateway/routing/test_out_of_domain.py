@@ -15,7 +15,7 @@ from gateway.contract.bundle import open_bundle
 from gateway.errors import SettingsError
 from gateway.routing.policy import EscalationPolicy
 from gateway.students.student import Student
-from gateway.succession.rungs import fingerprint, policy_of
+from gateway.succession.policies import fingerprint, policy_of
 from gateway.types import Answer, Instance, Prediction, Reason, Route, Terms, Wish
 from tests.factories import settings_file, tiny_bundle
 from tests.familiar import KNOWN, STRANGE, familiar_bundle

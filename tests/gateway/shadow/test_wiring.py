@@ -10,7 +10,7 @@ import pytest
 
 from gateway import settings
 from gateway.assembly import open_gateway
-from gateway.succession.reload import reload
+from gateway.reload import reload
 from gateway.types import Answer, Instance, Terms
 from tests.factories import CONFIDENT, settings_file
 

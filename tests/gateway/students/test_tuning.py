@@ -18,7 +18,7 @@ from gateway.settings import TaskSettings
 from gateway.students import tuning
 from gateway.students.student import Session, Student
 from gateway.students.tuning import Trial, Tuning
-from gateway.succession.rungs import open_batcher, open_student, start_workers
+from gateway.succession.students import open_batcher, open_student, start_workers
 from gateway.telemetry.metrics import Metrics
 from gateway.types import Prediction
 from tests.factories import CONFIDENT, UNSURE, settings_file, tiny_bundle

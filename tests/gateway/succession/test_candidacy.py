@@ -20,6 +20,7 @@ from gateway.assembly import Gateway, open_gateway
 from gateway.contract import certificate
 from gateway.contract.certificate import Fault, PolicyCertificate
 from gateway.errors import BundleCorrupt, BundleMissing, NotProved, SettingsError
+from gateway.reload import reload
 from gateway.shadow.audit import Skip
 from gateway.shadow.promotion import Decision, Footing, Gate, Pair, Terms, Trial, Why
 from gateway.shadow.runner import Shed, State
@@ -31,8 +32,7 @@ from gateway.students import process
 from gateway.students.registry import CANDIDATES
 from gateway.succession.candidacy import Candidacy
 from gateway.succession.dossier import Known, Moment
-from gateway.succession.reload import reload
-from gateway.succession.rungs import fingerprint
+from gateway.succession.policies import fingerprint
 from gateway.types import Answer, Coin, Instance, Route
 from gateway.types import Terms as Ask
 from tests.factories import CONFIDENT, TASK, THRESHOLD, UNSURE, settings_file, tiny_bundle

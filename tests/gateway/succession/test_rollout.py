@@ -27,6 +27,7 @@ from gateway.errors import (
     PromotionFrozen,
     SettingsError,
 )
+from gateway.reload import reload
 from gateway.shadow.alarm import Level
 from gateway.shadow.promotion import Gate, Pair, Terms, Trial, Verdict
 from gateway.shadow.streams import Reading, Stream
@@ -38,7 +39,6 @@ from gateway.students.vacancy import NO_STUDENT
 from gateway.succession import retreat
 from gateway.succession.change import Basis
 from gateway.succession.line import Succession
-from gateway.succession.reload import reload
 from gateway.succession.rollout import Rollout
 from gateway.types import Answer, Coin, Decision, Instance, Reason, Route
 from gateway.types import Terms as Asked

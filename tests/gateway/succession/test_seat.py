@@ -16,7 +16,7 @@ from gateway.contract.bundle import open_bundle
 from gateway.settings import TaskSettings
 from gateway.students.process import ProcessWorker
 from gateway.students.student import Student
-from gateway.succession import rungs
+from gateway.succession import students
 from gateway.succession.seat import Seat, take_seat
 from gateway.telemetry.metrics import Metrics
 from gateway.types import Prediction
@@ -64,7 +64,7 @@ class Begun(ProcessWorker):
 def begun(monkeypatch: pytest.MonkeyPatch) -> list[Begun]:
     found: list[Begun] = []
     monkeypatch.setattr(Begun, "all", found, raising=False)
-    monkeypatch.setattr(rungs, "ProcessWorker", Begun)
+    monkeypatch.setattr(students, "ProcessWorker", Begun)
     return found
 
 

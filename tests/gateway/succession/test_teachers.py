@@ -18,8 +18,8 @@ from gateway.assembly import open_gateway
 from gateway.contract.bundle import Bundle, open_bundle
 from gateway.errors import BundleMissing, SettingsError
 from gateway.settings import EnsembleSettings
-from gateway.succession import rungs
-from gateway.succession.rungs import open_teacher
+from gateway.succession import teachers
+from gateway.succession.teachers import open_teacher
 from gateway.types import Answer, Instance, Reason, Route, Terms, Wish
 from tests.factories import CONFIDENT, TASK, UNSURE, settings_file, tiny_bundle
 from tests.gateway.teachers.raw import Raw, reply, says, serving
@@ -211,7 +211,7 @@ def test_a_member_that_is_slow_leaves_the_others_their_say(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A tenth of a second of 100: what is left after it is enough for a busy machine too.
-    monkeypatch.setattr(rungs, "_MEMBERS_SHARE", 0.001)
+    monkeypatch.setattr(teachers, "_MEMBERS_SHARE", 0.001)
     slow = {"scripted": {"delay_ms": 3_600_000}}
     ensemble = {"members": {"a": slow, "b": FRAUD}}
     chosen = loaded(tmp_path, {"ensemble": ensemble, "timeout_s": 100.0})
@@ -335,7 +335,7 @@ def test_a_large_bundle_is_not_loaded_on_the_event_loop(
         threads.append(threading.current_thread())
         return open_bundle(path)
 
-    monkeypatch.setattr(rungs, "open_bundle", opened)
+    monkeypatch.setattr(teachers, "open_bundle", opened)
     chosen = loaded(tmp_path, {"bundle": str(tiny_bundle(tmp_path / "t"))})
 
     async def scene() -> None:

@@ -19,9 +19,9 @@ from gateway.contract.manifest import Head, HeadKind, Task
 from gateway.drills import drill
 from gateway.drills.findings import Kind
 from gateway.errors import BundleMismatch, BundleMissing, SettingsError, Unanswered, UnderstudyError
+from gateway.reload import reload
 from gateway.students.vacancy import NO_STUDENT
 from gateway.succession.line import Succession
-from gateway.succession.reload import reload
 from gateway.types import Answer, Instance, Reason, Route, Terms, Wish
 from tests.acceptance.command import understudy
 from tests.factories import CONFIDENT, TASK, UNSURE, tiny_bundle

@@ -19,6 +19,7 @@ from gateway import settings
 from gateway.api.stats import stats_of, validities, watched
 from gateway.assembly import Gateway, open_gateway
 from gateway.contract import archive
+from gateway.reload import reload
 from gateway.shadow.alarm import Level
 from gateway.shadow.drift import Signal
 from gateway.shadow.streams import Reading, Stream, Terms
@@ -26,7 +27,6 @@ from gateway.shadow.window import State
 from gateway.store.changes import latest
 from gateway.store.database import open_database
 from gateway.succession.line import Succession
-from gateway.succession.reload import reload
 from gateway.succession.watch import Duty, Watch
 from gateway.types import Answer, Coin, Instance, Reason, Route, Wish
 from gateway.types import Terms as Asked

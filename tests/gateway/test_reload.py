@@ -22,11 +22,11 @@ from gateway.errors import (
     SettingsError,
     UnderstudyError,
 )
+from gateway.reload import Hangup, Reloaded, reload
 from gateway.settings import TaskSettings
 from gateway.store.changes import Entry, latest
 from gateway.students.registry import Draft
 from gateway.succession.change import Successor
-from gateway.succession.reload import Hangup, Reloaded, reload
 from gateway.types import Instance, Reason, Reply, Route, Terms
 from tests.factories import CONFIDENT, TASK, UNSURE, settings_file, tiny_bundle
 

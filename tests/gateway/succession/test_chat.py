@@ -12,7 +12,8 @@ from gateway import settings
 from gateway.errors import SettingsError, TeacherRefused
 from gateway.routing import severity
 from gateway.settings import TeacherSettings
-from gateway.succession.rungs import open_teacher, policy_without_student
+from gateway.succession.policies import policy_without_student
+from gateway.succession.teachers import open_teacher
 from gateway.teachers.base import Said
 from gateway.types import Instance
 from tests.factories import TASK, settings_file
