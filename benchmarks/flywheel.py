@@ -26,7 +26,7 @@ from distill import pretrained
 from distill.data import chances
 from distill.losses.response import CrossEntropy, Targets
 from distill.networks import encoder
-from distill.pipeline import TEACHER_TOKENS
+from distill.stages.limits import TEACHER_TOKENS
 from gateway.contract.encoding import Encoding, pad
 from gateway.contract.examples import Example
 from gateway.contract.manifest import HeadKind, InputLimits

@@ -24,6 +24,8 @@ from distill.data.provenance import DataProvenance
 from distill.data.split import Splits
 from distill.demo import tickets
 from distill.progress import Narrator
+from distill.stages import measurement
+from distill.stages.job import Job
 from distill.workspace import Workspace
 from gateway.contract import examples
 from gateway.contract.bundle import Bundle, open_bundle
@@ -242,15 +244,15 @@ def test_a_test_text_without_a_usable_answer_leaves_the_teacher_measured(tmp_pat
     told = DataProvenance({}, {}, {}, 0, 0, 0, ())
     material = Material("data", task, "gold", splits, told, {}, asked="large")
     orders = recipe.parse(yaml.safe_load(SMALLEST), path=tmp_path / recipe.FILE_NAME)
-    job = pipeline._Job(orders, Workspace(tmp_path), QUIET, material, None, {})
-    found = pipeline._teachers_opinion(job, None, logits)
+    job = Job(orders, Workspace(tmp_path), QUIET, material, None, {})
+    found = measurement._teachers_opinion(job, None, logits)
     assert found is not None
     assert found.answered is not None
     assert found.answered.tolist() == [True, False]
     handed = replace(job, recipe=orders.handed(tmp_path / "handover.jsonl"))
-    assert pipeline._teachers_opinion(handed, None, logits) is None  # nobody asked it for those
+    assert measurement._teachers_opinion(handed, None, logits) is None  # nobody asked it for those
     job = replace(job, material=replace(material, asked=None))
-    assert pipeline._teachers_opinion(job, None, logits) is None
+    assert measurement._teachers_opinion(job, None, logits) is None
 
 
 def test_a_limit_on_calls_whose_price_nobody_knows_is_refused(

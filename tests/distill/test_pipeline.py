@@ -12,6 +12,8 @@ from scipy.stats import binomtest
 from distill import certify, correctness, familiarity, pipeline, recipe
 from distill.corpus import Material, collect
 from distill.progress import Narrator
+from distill.stages import sealing
+from distill.stages.limits import TEACHER_TOKENS
 from distill.train import gold_of
 from distill.workspace import Workspace
 from exporters import quantize
@@ -68,7 +70,7 @@ def test_the_teacher_is_an_fp32_bundle_without_a_threshold(shop: Shop, teacher: 
     manifest = teacher.manifest
     assert (manifest.role, manifest.graph.precision) == ("teacher", "fp32")
     assert manifest.operating_points == ()
-    assert manifest.limits.max_tokens == pipeline.TEACHER_TOKENS
+    assert manifest.limits.max_tokens == TEACHER_TOKENS
     assert [part.rows for part in manifest.calibration] == [45, 45, 45]
     assert manifest.reports.parity
     assert manifest.reports.parity.fp32_max_difference is not None
@@ -213,7 +215,7 @@ def test_a_graph_that_batch_mates_change_on_the_test_split_is_never_batched(
         batch_label_flips=flips,
         batch_score_difference=difference,
     )
-    assert pipeline._proven(found, parity).batch_invariant is kept
+    assert sealing._proven(found, parity).batch_invariant is kept
 
 
 def test_the_score_and_the_domain_go_from_their_fit_into_what_is_served(
