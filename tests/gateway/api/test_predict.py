@@ -212,8 +212,8 @@ def test_priority_and_deadline_are_terms_of_an_ordinary_answer(client: Client) -
 
 def test_the_wait_that_is_predicted_is_in_retry_after(client: Client) -> None:
     batcher = client.gateway.tasks["tickets"].rung.student
-    batcher._tokens, batcher._pace = 1000, 0.01  # as if 10 s of work waited
+    batcher._tokens, batcher._pace = 100_000, 0.01  # as if 1,000 s of work waited
     reply = client.post("/v1/predict", json={"input": CONFIDENT})
     workers = len(batcher._places)
-    assert (reply.status_code, reply.headers["retry-after"]) == (429, str(-(-10 // workers)))
+    assert (reply.status_code, reply.headers["retry-after"]) == (429, str(-(-1000 // workers)))
     batcher._tokens = 0
