@@ -26,6 +26,8 @@ from gateway.process import configure_logs, raise_file_limit, say_ready
 from gateway.settings import ServerSettings, Settings
 
 _LEAVE = (signal.SIGTERM, signal.SIGINT)
+# Exit statuses of who is ended by these; a command line makes the latter of Ctrl+C (bash(1)).
+_LEFT_EARLY = {*(-number for number in _LEAVE), *(128 + number for number in _LEAVE)}
 _FIRST_PAUSE_S = 0.5  # before a dead replica is started again: most deaths do not repeat
 _LONGEST_PAUSE_S = 30.0  # a replica that cannot live costs a start this often
 _SOUND_S = 60.0  # one that lived so long starts with the first pause again
@@ -136,8 +138,8 @@ class _Replica:
         await process.communicate()
         self._hears = False
         status = process.returncode or 0
-        if said is None and leaving.is_set() and -status in _LEAVE:
-            return 0  # it was told to leave before it could hear of it: it had begun nothing
+        if said is None and leaving.is_set() and status in _LEFT_EARLY:
+            return 0  # it was told to leave before it could hear of it: it answered nobody
         return status
 
 

@@ -146,6 +146,7 @@ class Exchange:
             tally.wrong += 1
         if share.timing:
             _note_timing(tally, reply, now - line.sent)
+        line.idle_since = now
         line.number = -1
         self.in_flight -= 1
 

@@ -85,10 +85,11 @@ class Line:
 
     `number`, `due` and `sent` belong to that request: which body, when it was meant to leave, when
     it left (both in seconds of time.monotonic). A line that was closed opens itself again with the
-    next request; so does one that was idle for so long that its server may be closing it.
+    next request; so does one on which nothing went on since `idle_since` for so long that its
+    server may be closing it.
     """
 
-    __slots__ = ("_lines", "_partial", "_rest", "_socket", "due", "number", "sent")
+    __slots__ = ("_lines", "_partial", "_rest", "_socket", "due", "idle_since", "number", "sent")
 
     def __init__(self, lines: Lines) -> None:
         """Connect. Raises WireError."""
@@ -96,13 +97,13 @@ class Line:
         self._partial = b""
         self._rest = memoryview(b"")
         self.number = -1
-        self.due = 0.0
+        self.due = self.sent = 0.0
         self._socket = self._connect()
-        self.sent = time.monotonic()
+        self.idle_since = time.monotonic()
 
     def leave_if_idle(self, now: float) -> None:
-        """Close a connection on which nothing was sent for long."""
-        if now - self.sent > _IDLE_S:
+        """Close a connection on which nothing went on for long."""
+        if now - self.idle_since > _IDLE_S:
             self.close()
 
     def send(self, request: bytes) -> None:

@@ -11,10 +11,10 @@ import re
 from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from starlette.requests import ClientDisconnect, Request
 
 from gateway.api import shadow
@@ -139,12 +139,20 @@ class PromoteRequest(SwapRequest):
 
 
 class RollbackRequest(ReasonRequest):
-    """What is to go; null: the canary, or where there is none, the bundle that serves."""
+    """What is to go; nothing said: the canary, or where there is none, the bundle that serves."""
 
-    leaving: str | None = Field(default=None, max_length=200)
-    to_teacher: bool = Field(
-        default=False, description="the bundle that serves goes, and a canary: no student answers"
+    leaving: str | None = Field(
+        default=None, max_length=200, description="nothing changes where that bundle has gone"
     )
+    to_teacher: bool = Field(
+        default=False, description="the canary goes, and the bundle that serves: no student answers"
+    )
+
+    @model_validator(mode="after")
+    def _says_one_thing(self) -> Self:
+        if self.to_teacher and self.leaving is not None:
+            raise ValueError("to_teacher lets every student go: leave out leaving")
+        return self
 
 
 class ChangeReply(RolesReply):
@@ -230,12 +238,15 @@ def router(gateway: Gateway) -> APIRouter:
         openapi_extra=_documented_body(RollbackRequest, required=False),
     )
     async def rollback(request: Request, task: str) -> ChangeReply:
-        """End the canary, or let the previous bundle serve again; nobody is promoted after it."""
+        """End the canary, or let the previous bundle serve again, or with `to_teacher` none.
+
+        Nobody is promoted after it.
+        """
         asked = await _read(request, RollbackRequest)
-        succession = gateway.successions[gateway.cascade(task).task]
-        change = await succession.roll_back(
-            by=_who(request), why=asked.why, leaving=asked.leaving, to_teacher=asked.to_teacher
-        )
+        succession, by = gateway.successions[gateway.cascade(task).task], _who(request)
+        if asked.to_teacher:
+            return _changed(await succession.clear(by=by, why=asked.why), gateway)
+        change = await succession.roll_back(by=by, why=asked.why, leaving=asked.leaving)
         return _changed(change, gateway)
 
     @routes.post(

@@ -119,18 +119,20 @@ def rollback(
 ) -> None:
     """End the canary, or let the previous bundle serve again; promotion is frozen then.
 
-    Every gateway is told, also where another one cannot be reached.
+    With --to-teacher the canary ends, and no bundle serves. Every gateway is told, also where
+    another one cannot be reached.
     """
     gateways = reach(config, admin, key_file)
     task = task or _only_task(gateways)
-    found = gateways.first(_PATH)["tasks"]
-    shown = next((each for each in found if each["task"] == task), None)
-    going = None
-    if shown is not None:
-        canary = None if to_teacher else shown["canary"]
-        going = canary["bundle"] if canary else shown["serving"]
-    # So that no replica which has followed the first one already goes on to the one before.
-    said = {"why": why, "leaving": going, "to_teacher": to_teacher}
+    said: dict[str, Any] = {"why": why}
+    if to_teacher:
+        said["to_teacher"] = True
+    else:
+        found = gateways.first(_PATH)["tasks"]
+        shown = next((each for each in found if each["task"] == task), None)
+        going = None if shown is None else (shown["canary"] or {}).get("bundle", shown["serving"])
+        # So that no replica which has followed the first one already goes on to the one before.
+        said["leaving"] = going
     _change("rollback", said, gateways, task, as_json=as_json, everywhere=True)
 
 

@@ -43,6 +43,7 @@ _READ = 1 << 16  # bytes
 _ALONE = {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 _NICENESS = 19  # the most that there is
 _NANO = 1e9  # nanoseconds in a second
+_SMALL = 4096  # bytes: more than a line of /proc has
 _APART = "apart"  # the argument of a child that is to run its texts one after the other
 _ENDS_S = 10.0  # seconds that a child has to end: it only has to leave its loop
 
@@ -236,13 +237,14 @@ class Waits:
     """How long the first thread of a process wanted a processor and had none.
 
     The system counts a wait when it is over (sched-stats.rst), and that of a child that stands
-    aside may last longer than a batch may take. So of who waits now the time counts in which it did
-    not run since it was last seen asleep. `folder` is that of the process in /proc; `clock` gives
-    seconds and never goes back.
+    aside may last longer than a batch may take. So of who waits or runs now the time counts in
+    which it did not run since it was last seen asleep: what it slept meanwhile is in it too, until
+    it is seen asleep again. `folder` is that of the process in /proc; `clock` gives seconds and
+    never goes back.
     """
 
     def __init__(self, folder: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._folder = folder
+        self._stat, self._times = str(folder / "stat"), str(folder / "schedstat")
         self._clock = clock
         self._asleep = clock()  # the time by the clock without what it ran and waited
 
@@ -250,7 +252,7 @@ class Waits:
     def seconds(self) -> float:
         """Until now; 0 where the system does not say."""
         awake = self._is_awake()  # before the times: who falls asleep since has waited no longer
-        ran, kept = _ran_and_kept_s(self._folder)
+        ran, kept = _ran_and_kept_s(self._times)
         if not ran and not kept:
             return 0.0
         passed = self._clock() - ran
@@ -261,7 +263,7 @@ class Waits:
     def _is_awake(self) -> bool:
         """Whether it runs, or would if it had a processor (proc_pid_stat(5))."""
         try:  # the name, in parentheses, may hold anything
-            state = (self._folder / "stat").read_bytes().rpartition(b")")[2].split()[0]
+            state = _read(self._stat).rpartition(b")")[2].split()[0]
         except (OSError, IndexError):
             return False
         return state == b"R"
@@ -269,16 +271,25 @@ class Waits:
 
 def _kept_s(process: str) -> float:
     """Seconds in which its first thread wanted a processor and had none, as far as that is over."""
-    return _ran_and_kept_s(Path(f"/proc/{process}"))[1]
+    return _ran_and_kept_s(f"/proc/{process}/schedstat")[1]
 
 
-def _ran_and_kept_s(folder: Path) -> tuple[float, float]:
+def _ran_and_kept_s(times: str) -> tuple[float, float]:
     """Seconds in which the first thread ran, and in which it waited to run (sched-stats.rst)."""
     try:
-        ran, kept, _ = (folder / "schedstat").read_bytes().split()
+        ran, kept, _ = _read(times).split()
     except (OSError, ValueError):
         return 0.0, 0.0
     return int(ran) / _NANO, int(kept) / _NANO
+
+
+def _read(path: str) -> bytes:
+    """A small file of /proc, without what a file object costs on the event loop."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(file, _SMALL)
+    finally:
+        os.close(file)
 
 
 def _raised(frame: Mapping[str, str]) -> Exception:

@@ -253,19 +253,26 @@ class Succession:
         why: str = "",
         leaving: str | None = None,
         evidence: Mapping[str, Any] | None = None,
-        to_teacher: bool = False,
     ) -> Change:
         """End the canary, or where there is none let the previous student serve again.
 
-        With `to_teacher` the canary ends as well as the student that serves, and nobody serves.
         Nobody is promoted from then on, until somebody unfreezes it. With `leaving`, the bundle
         that is to go, nothing changes where another replica has seen to it. It waits for no other
         change and for no database. Raises like `swap`, but never LogUnavailable, and Conflict only
         beside another way back.
         """
         return await self._retreat.roll_back(
-            by=by, why=why, leaving=leaving, evidence=evidence or {}, to_teacher=to_teacher
+            by=by, why=why, leaving=leaving, evidence=evidence or {}
         )
+
+    async def clear(self, *, by: str, why: str = "") -> Change:
+        """End the canary, and let nobody serve: the teacher alone answers.
+
+        Like a rollback nobody is promoted after it, and it waits for as little; nor does it wait
+        for one that is under way. Raises SettingsError, and Conflict where others change the task
+        again and again.
+        """
+        return await self._retreat.clear(by=by, why=why)
 
     async def freeze(self, *, by: str, why: str) -> Change:
         """From now on nobody is promoted: a canary stays on its step, and no proposal waits.

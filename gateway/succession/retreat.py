@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -55,41 +55,45 @@ class Retreat:
         self.rescuing: asyncio.Task[None] | None = None  # what an alarm has begun
 
     async def roll_back(
-        self,
-        *,
-        by: str,
-        why: str,
-        leaving: str | None,
-        evidence: Mapping[str, Any],
-        to_teacher: bool,
+        self, *, by: str, why: str, leaving: str | None, evidence: Mapping[str, Any]
     ) -> Change:
-        """End the canary, or where there is none let the previous student serve again.
-
-        `to_teacher`: end the canary, and let no student serve.
-        """
+        """End the canary, or where there is none let the previous student serve again."""
         said = Entry(what=What.ROLLBACK, who=by, task=self._stage.task, why=why, evidence=evidence)
         meant = leaving
 
         async def change(basis: Basis) -> bool:
             nonlocal meant
             roles = basis.roles
-            canary = None if to_teacher else roles.canary
-            going = canary.bundle if canary else roles.serving
+            going = roles.canary.bundle if roles.canary else roles.serving
             meant = meant or going  # who goes is settled at the first look: one step back, not two
-            if meant != going or (to_teacher and going == NO_STUDENT):
+            if meant != going:
                 return False
-            back = await (self._vacant(basis) if to_teacher else self._without(basis))
-            rows = [replace(said, old=going, new=back.serving)]
-            if roles.frozen is None:
-                frozen = Frozen(
-                    why=why or f"{going} was rolled back", at=self._stage.clock(), student=going
-                )
-                back = back.model_copy(update={"frozen": frozen})
-                rows.append(Entry(what=What.FREEZE, who=by, task=self._stage.task, why=frozen.why))
-            await self._at_once(basis, sent_back(back, going), *rows)
+            await self._leave(basis, await self._without(basis), [going], said)
             return True
 
         return await self._back(change, "rolled_back", by=by)
+
+    async def clear(self, *, by: str, why: str) -> Change:
+        """Let no student answer, whoever does, and also beside another way back that still waits.
+
+        It is the same wish each time, so that nobody is named who is to go.
+        """
+        said = Entry(what=What.ROLLBACK, who=by, task=self._stage.task, why=why)
+
+        async def change(basis: Basis) -> bool:
+            roles = basis.roles
+            going = [roles.canary.bundle] if roles.canary else []
+            back = roles.model_copy(update={"canary": None, "proposal": None})
+            if roles.serving != NO_STUDENT:
+                going.append(roles.serving)
+                back = await self._succeeded_by(basis, NO_STUDENT)
+            if not going:
+                row = replace(said, what=What.FREEZE)
+                return roles.frozen is None and await self._freeze(basis, row)
+            await self._leave(basis, back, going, said)
+            return True
+
+        return await self._changed(change, "rolled_back", by=by)
 
     async def freeze(self, *, by: str, why: str) -> Change:
         """From now on nobody is promoted: a canary stays on its step, and no proposal waits."""
@@ -164,19 +168,29 @@ class Retreat:
                 f"{stage.task} has no previous bundle", mend="swap to a bundle by its name"
             )
         if roles.previous in roles.sent_back:
+            mend = f"if it is to serve all the same: understudy students swap {roles.previous}"
+            if roles.serving != NO_STUDENT:
+                mend += "; if the teacher alone is: understudy students rollback --to-teacher"
             raise BundleMissing(
                 f"{stage.task} has nobody to go back to: {roles.previous} was rolled back itself",
-                mend=f"if it is to serve all the same: understudy students swap {roles.previous}; "
-                "if the teacher alone is: understudy students rollback --to-teacher",
+                mend=mend,
             )
         await self._wings.check_vacancy(roles.previous, stage.settings)
         await self._arrivals.backed(roles.previous)
         return await self._succeeded_by(basis, roles.previous)
 
-    async def _vacant(self, basis: Basis) -> Roles:
-        """The roles where nobody serves. Raises as `Wings.check_vacancy`."""
-        await self._wings.check_vacancy(NO_STUDENT, self._stage.settings)
-        return await self._succeeded_by(basis, NO_STUDENT)
+    async def _leave(self, basis: Basis, back: Roles, going: Sequence[str], said: Entry) -> None:
+        """Let these roles hold, in which those are gone; nobody is promoted from then on."""
+        rows = [replace(said, old=each, new=back.serving) for each in going]
+        if basis.roles.frozen is None:
+            *_, last = going
+            why = said.why or f"{last} was rolled back"
+            frozen = Frozen(why=why, at=self._stage.clock(), student=last)
+            back = back.model_copy(update={"frozen": frozen})
+            rows.append(Entry(what=What.FREEZE, who=said.who, task=self._stage.task, why=why))
+        for each in going:
+            back = sent_back(back, each)
+        await self._at_once(basis, back, *rows)
 
     async def _succeeded_by(self, basis: Basis, name: str) -> Roles:
         """The roles where that bundle serves; who goes is kept, and goes where it cannot be."""

@@ -193,6 +193,7 @@ def test_an_archive_above_the_limit_is_refused_declared_or_not(serve: Opener) ->
         (SWAP, b"not json", 422, "invalid"),
         (SWAP, b'{"bundle": "%s"}' % (b"x" * 5000), 413, "too_large"),
         (ROLLBACK, b"", 404, "bundle_missing"),
+        (ROLLBACK, b'{"to_teacher": true, "leaving": "x"}', 422, "invalid"),
         (f"{STUDENTS}/letters/swap", b'{"bundle": "x"}', 404, "unknown_task"),
         (f"{STUDENTS}/letters/rollback", b"", 404, "unknown_task"),
         (f"{STUDENTS}?task=letters", b"", 404, "unknown_task"),
@@ -201,7 +202,7 @@ def test_an_archive_above_the_limit_is_refused_declared_or_not(serve: Opener) ->
 def test_what_cannot_be_done_says_why(
     client: Client, path: str, body: bytes, status: int, code: str
 ) -> None:
-    kind = "application/json" if path.endswith("swap") else "application/x-tar"
+    kind = "application/json" if path.endswith(("swap", "rollback")) else "application/x-tar"
     reply = client.post(path, content=body, headers={"content-type": kind})
     assert (reply.status_code, reply.json()["code"]) == (status, code)
     assert reply.json()["mend"]

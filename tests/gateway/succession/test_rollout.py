@@ -405,28 +405,62 @@ def test_a_rollback_ends_the_canary_and_freezes_promotion_until_somebody_has_loo
     assert rows[4].evidence == {"was": "complaints"}
 
 
-def test_a_rollback_to_the_teacher_ends_the_canary_and_who_serves_and_waits_for_no_database(
-    tmp_path: Path,
-) -> None:
+def test_a_rollback_to_the_teacher_lets_every_student_go_whoever_they_are(tmp_path: Path) -> None:
     async def work(stage: Stage) -> None:
-        held, old = stage.succession, stage.roles.serving
+        held = stage.succession
         await stage.rollout.promote(stage.candidate, by="ann")
         other = sqlite3.connect(tmp_path / "records.db", isolation_level=None)
         with closing(other):
             other.execute("BEGIN IMMEDIATE")  # nobody else can write now
-            change = await held.roll_back(by="bob", why="both", leaving=old, to_teacher=True)
+            change = await held.clear(by="bob", why="both")
             assert (change.changed, change.serving, change.roles.canary) == (True, NO_STUDENT, None)
         assert {each.route for each in await stage.ask()} == {Route.TEACHER}
-        again = await held.roll_back(by="bob", leaving=old, to_teacher=True)
-        nobody = await held.roll_back(by="bob", to_teacher=True)  # who serves there is nobody to go
-        assert (again.changed, nobody.changed) == (False, False)
+        assert not (await held.clear(by="bob")).changed
         with pytest.raises(BundleMissing, match="was rolled back itself") as refused:
             await held.roll_back(by="bob")
-        assert "rollback --to-teacher" in str(refused.value)
-        await held.paid()
+        assert "--to-teacher" not in str(refused.value)  # it answers alone already
+        await stage.rollout.unfreeze(by="ann", why="I looked")
+        with pytest.raises(NotProved, match="was rolled back"):
+            await stage.rollout.promote(stage.candidate, by="ann")
+        await stage.rollout.promote(stage.candidate, by="ann", override=True, why="again")
+        assert Route.STUDENT in {each.route for each in await stage.ask()}
+        change = await held.clear(by="bob", why="no")  # nobody serves, and a canary answers
+        assert (change.changed, change.roles.canary) == (True, None)
+        await stage.rollout.unfreeze(by="ann", why="I looked")
+        assert (await held.clear(by="bob", why="nobody comes")).roles.frozen is not None
 
     rows = during(tmp_path, work)
-    assert [(row.what, row.new) for row in rows[2:]] == [("rollback", NO_STUDENT), ("freeze", None)]
+    old, new = rows[1].old, rows[1].new
+    assert [(row.what, row.old, row.new) for row in rows[2:]] == [
+        ("rollback", new, NO_STUDENT), ("rollback", old, NO_STUDENT), ("freeze", None, None),
+        ("unfreeze", None, None), ("override", NO_STUDENT, new),
+        ("rollback", new, NO_STUDENT), ("freeze", None, None),
+        ("unfreeze", None, None), ("freeze", None, None),
+    ]  # fmt: skip
+
+
+def test_the_teacher_alone_answers_at_once_beside_a_rollback_that_still_loads_a_student(
+    tmp_path: Path,
+) -> None:
+    hanging = Hanging()
+
+    async def work(stage: Stage) -> None:
+        held = stage.succession
+        other = await admit(stage, tiny_bundle(tmp_path / "other", seed=3, bias={"other": 20.0}))
+        held.registry._rehearsed.discard(other)
+        held.registry._rehearse = hanging
+        held.registry.remember(stage.roles.model_copy(update={"previous": other}))
+        back = asyncio.create_task(held.roll_back(by="bob"))
+        assert await asyncio.to_thread(hanging.begun.wait, TIMEOUT_S)
+        change = await held.clear(by="ann", why="now")
+        assert (change.serving, back.done()) == (NO_STUDENT, False)
+        assert {each.route for each in await stage.ask()} == {Route.TEACHER}
+        hanging.go.set()
+        assert not (await back).changed
+        assert (stage.roles.serving, held.registry.roles()) == (NO_STUDENT, stage.roles)
+
+    rows = during(tmp_path, work)
+    assert [(row.what, row.who) for row in rows[1:]] == [("rollback", "ann"), ("freeze", "ann")]
 
 
 def test_a_restart_goes_on_with_the_step_that_was_reached(tmp_path: Path) -> None:
