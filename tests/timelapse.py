@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from tests.patience import eventually
+
 _T = TypeVar("_T")
 _LOOK_S = 0.001  # between two looks: another thread may be what is waited for
 
@@ -26,8 +28,7 @@ class TimeLapse(asyncio.SelectorEventLoop):
 
     async def skip(self, seconds: float, *, after: Callable[[], bool]) -> None:
         """Wait until `after` is true; then that much time has passed at once."""
-        while not after():  # noqa: ASYNC110  what is looked at sets no event
-            await asyncio.sleep(_LOOK_S)
+        await eventually(after, look_s=_LOOK_S)
         self._skipped += seconds
 
 

@@ -39,6 +39,7 @@ _QUIET_S = 0.4  # over which a gateway is watched
 _QUIET_SHARE = 0.05  # of one core: below it nothing goes on but timers
 _SETTLED_S = 20.0  # at most: a candidate is begun again within about half of it
 _REPLY_S = 60.0  # only a hang takes so long
+_GATEWAY = (sys.executable, "-m", "gateway")
 _ROUTE = "/admin/v1/shadow"
 _WARM = 8  # requests before a turn
 
@@ -168,7 +169,7 @@ def stage(variant: Variant, bundle: Path, bodies: Sequence[bytes]) -> Iterator[S
         del workers  # it finds the cores itself
         config.append(folder / "understudy.yaml")
         config[0].write_text(yaml.safe_dump(_settings(variant, bundle, port)), encoding="utf-8")
-        command = [sys.executable, "-m", "gateway", "serve", "--config", str(config[0])]
+        command = [*_GATEWAY, "serve", "--config", str(config[0])]
         return Launch(command, ROOT, {})
 
     contestant = Contestant(variant.name, "", NATIVE, launch, ours=True)
@@ -204,7 +205,7 @@ def _settings(variant: Variant, bundle: Path, port: int) -> dict[str, Any]:
 def _add(candidate: Path, config: Path, url: str) -> None:
     command = ["students", "add", str(candidate), "--config", str(config), "--admin", url]
     done = subprocess.run(  # noqa: S603  our own arguments
-        [sys.executable, "-m", "gateway", *command],
+        [*_GATEWAY, *command],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode or "is a candidate" not in done.stdout:

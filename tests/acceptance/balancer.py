@@ -52,9 +52,9 @@ class Balancer:
             self._news.clear()
 
     async def finds(self, count: int) -> None:
-        """Wait until so many gateways are ready, as the probes see it from now on."""
+        """Wait until the probes have seen so many gateways ready from now on, or for a failure."""
         now = asyncio.get_running_loop().time()
-        while len(self._ready) < count or self._looked_at < now:
+        while (len(self._ready) < count or self._looked_at < now) and not self.failures:
             await self._look()
 
     async def _look(self) -> None:
@@ -62,12 +62,14 @@ class Balancer:
         self._looked.clear()
         await self._looked.wait()
 
-    async def _place(self) -> str:
-        """A gateway that is ready, as a look of a moment ago found it."""
+    async def _place(self, leaving: asyncio.Event) -> str | None:
+        """A gateway that is ready, as a look of a moment ago found it; None: ask no more."""
         loop = asyncio.get_running_loop()
-        while not self._ready or loop.time() > self._looked_at + FRESH_S:
+        while not leaving.is_set() and not self.failures:
+            if self._ready and loop.time() <= self._looked_at + FRESH_S:
+                return self._ready[next(self._turns) % len(self._ready)]
             await self._look()
-        return self._ready[next(self._turns) % len(self._ready)]
+        return None
 
     async def _probe(self, client: httpx2.AsyncClient, places: Places, left: asyncio.Event) -> None:
         while not left.is_set():
@@ -87,8 +89,7 @@ class Balancer:
         return reply.status_code == 200
 
     async def _ask(self, client: httpx2.AsyncClient, leaving: asyncio.Event) -> None:
-        while not leaving.is_set() and not self.failures:
-            url = await self._place()
+        while url := await self._place(leaving):
             try:
                 reply = await client.post(f"{url}/v1/predict", json={"input": CONFIDENT})
             except httpx2.TransportError as error:

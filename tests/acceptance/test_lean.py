@@ -9,7 +9,7 @@ from contextlib import closing
 import pytest
 
 from loadtests.compare.tree import Tree
-from tests.acceptance.process import Process
+from tests.acceptance.process import TIMEOUT_S, Process
 from tests.factories import CONFIDENT, settings_file
 
 pytestmark = pytest.mark.acceptance
@@ -51,6 +51,7 @@ def test_it_answers_where_no_library_of_training_is_installed(lean: Process) -> 
 
 def test_little_work_makes_it_ready(lean: Process) -> None:
     assert Tree(lean.pid).cpu_s() <= SLOWEST_S  # of processor time: whoever else has the machine
+    assert lean.start_s <= TIMEOUT_S  # nor does it wait for something that never comes
 
 
 @pytest.mark.soak  # as long as whoever else has the machine lets it take

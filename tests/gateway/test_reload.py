@@ -29,6 +29,7 @@ from gateway.students.registry import Draft
 from gateway.succession.change import Successor
 from gateway.types import Instance, Reason, Reply, Route, Terms
 from tests.factories import CONFIDENT, TASK, UNSURE, settings_file, tiny_bundle
+from tests.patience import eventually
 
 Work = Callable[[Gateway, Path], Awaitable[None]]
 _PRICES = {"teacher_usd_per_1000": 2, "instance_usd_per_hour": 3600}
@@ -371,8 +372,7 @@ def test_a_key_is_revoked_at_once_beside_a_change_and_a_database_that_waits(
             other.execute("BEGIN IMMEDIATE")  # nobody else can write now
             async with gateway.successions[TASK.name].claim():
                 told = asyncio.create_task(reload(gateway, by="test"))
-                while [key.name for key in gateway.settings.keys] != ["bob"]:  # noqa: ASYNC110
-                    await asyncio.sleep(0)
+                await eventually(lambda: [key.name for key in gateway.settings.keys] == ["bob"])
                 assert not told.done()
         assert (await told).applied == ("keys",)
         held = gateway.successions[TASK.name]

@@ -92,23 +92,33 @@ def until(happened: Callable[[], bool]) -> None:
 
 
 def served(serve: Callable[[], int], visit: Callable[[], None]) -> int:
-    """The exit status of `serve`, which gets a SIGTERM after the visit of another thread."""
+    """The exit status of `serve`, which gets a SIGTERM after the visit of another thread.
+
+    It is sent only while `serve` listens: before and after, it would end the process of the tests.
+    """
+
+    def listens() -> bool:
+        return callable(signal.getsignal(signal.SIGTERM))
 
     def visitor() -> None:
         try:
             visit()
         finally:
-            if not _LEFT.is_set():
+            patience.until(lambda: _LEFT.is_set() or listens())
+            if listens():
                 os.kill(os.getpid(), signal.SIGTERM)
 
     _LEFT.clear()
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     thread = threading.Thread(target=visitor)
     thread.start()
     try:
         return serve()
     finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         _LEFT.set()
         thread.join()
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_it_says_that_it_is_ready_once_and_leaves_when_all_have_left(
@@ -241,16 +251,21 @@ def test_a_reload_waits_for_those_that_are_being_started(tmp_path: Path) -> None
     assert served(lambda: replicas.serve(config, start), visit) == 0
 
 
-DEAF = """
+STARTING = """
 import pathlib, signal, sys
-(pathlib.Path(sys.argv[1]) / f"begun-{sys.argv[-1]}").touch()
+{}
+(pathlib.Path(sys.argv[1]) / f"begun-{{sys.argv[-1]}}").touch()
 signal.pause()
-"""  # it never gets to where it would hear a signal: that ends it
+"""  # it never gets to where it would leave in order
+INTERRUPTED = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))"  # as the command line says
 
 
-def test_one_that_is_told_to_leave_while_it_starts_is_no_failure(tmp_path: Path) -> None:
+@pytest.mark.parametrize("heard", ["", INTERRUPTED])
+def test_one_that_is_told_to_leave_while_it_starts_is_no_failure(
+    tmp_path: Path, heard: str
+) -> None:
     config, _ = several(tmp_path)
-    start = [sys.executable, "-c", DEAF, str(tmp_path)]
+    start = [sys.executable, "-c", STARTING.format(heard), str(tmp_path)]
     begun = (tmp_path / "begun-0").exists
     assert served(lambda: replicas.serve(config, start), lambda: until(begun)) == 0
 

@@ -129,7 +129,7 @@ def test_a_connection_that_was_idle_for_long_is_not_trusted() -> None:
         (line,) = lines.all
         used = []
         for idle_s in (0.0, 60.0, 0.0):
-            line.sent = time.monotonic() - idle_s
+            line.idle_since = time.monotonic() - idle_s
             assert exchange.send(line, 0, 0.0)
             used.append(line._socket)
             while exchange.in_flight:

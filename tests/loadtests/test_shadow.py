@@ -18,9 +18,10 @@ from gateway.contract.bundle import open_bundle
 from gateway.students.student import Student
 from loadtests.compare.tree import Tree
 from loadtests.shadow import __main__ as program
-from loadtests.shadow import copies, report
+from loadtests.shadow import copies, report, stage
 from loadtests.shadow.copies import copied, dragged
 from loadtests.shadow.figures import Candidate, Found, Memory, Ratio, Row, Shown, ratio
+from tests.acceptance.process import FAIR
 from tests.factories import CONFIDENT, UNSURE, tiny_bundle
 
 _TEXTS = [CONFIDENT, UNSURE, "my lawyer says urgent fraud"]
@@ -35,7 +36,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def measured(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> Callable[[str], dict[str, Any]]:
-    """One short round of a gateway without a shadow and of another, as the command says it."""
+    """One short round of a gateway without a shadow and of others, as the command says it."""
 
     def run(variant: str) -> dict[str, Any]:
         texts = tmp_path / "texts.txt"
@@ -55,27 +56,31 @@ def measured(
 
 
 @pytest.mark.acceptance
-def test_gateways_are_measured_next_to_the_first(
-    measured: Callable[[str], dict[str, Any]],
-) -> None:
-    found = measured("again")
-    rows = [(row["loop"], row["variant"]) for row in found["rows"]]
-    assert rows == [(loop, each) for loop in ("open", "closed") for each in ("none", "none again")]
-    for each in found["candidates"]:
-        assert each["shown"] is each["before"]["candidate"] is None
-        assert each["before"]["gateway"] > 10
-
-
-@pytest.mark.soak  # whoever stands back for all others gets nothing of a machine that is busy
 def test_a_candidate_that_crashes_is_measured_next_to_none(
-    measured: Callable[[str], dict[str, Any]],
+    measured: Callable[[str], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, crashes = measured("crashes")["candidates"]
-    assert crashes["shown"]["skipped"]["resting"] > 0
-    assert crashes["shown"]["compared"] > 0
-    for each in (crashes["before"], crashes["after"]):
+    monkeypatch.setattr(stage, "_GATEWAY", FAIR)
+    monkeypatch.setattr(stage, "_SETTLED_S", 100.0)  # however slowly it is begun again
+    found = measured("crashes")
+    rows = [(row["loop"], row["variant"]) for row in found["rows"]]
+    assert rows == [(loop, each) for loop in ("open", "closed") for each in ("none", "crashes")]
+    none, crashes = found["candidates"]
+    assert none["shown"] is none["before"]["candidate"] is None
+    for each in (none["before"], crashes["before"], crashes["after"]):
         assert each["gateway"] > 10
     assert crashes["before"]["candidate"] > 10
+    assert crashes["shown"]["compared"] > 0
+    assert crashes["shown"]["skipped"]["resting"] > 0
+
+
+@pytest.mark.soak  # the same, but for the candidate
+@pytest.mark.acceptance
+def test_a_second_gateway_is_measured_next_to_the_first(
+    measured: Callable[[str], dict[str, Any]],
+) -> None:
+    none, again = measured("again")["candidates"]
+    assert (none["variant"], again["variant"]) == ("none", "none again")
+    assert none["shown"] is again["shown"] is None
 
 
 def test_the_figures_are_tables_for_people() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from functools import partial
 
 import pytest
@@ -10,6 +12,7 @@ from gateway.errors import UsageError
 from loadtests import closed_loop
 from loadtests.wire import Reply, Target, WireError, _parse
 from tests.loadtests.canned import OK, Said, canned
+from tests.loadtests.test_loops import one_line
 
 _HEAD = b"HTTP/1.1 200 OK\r\n"
 # Far above what a busy machine takes: the count ends these.
@@ -101,6 +104,25 @@ def test_a_reply_that_never_comes_has_timed_out_and_the_next_request_leaves() ->
     with canned(lambda _: Said([])) as url:
         result = _closed(url, [b"{}"], connections=1, count=3, timeout_s=0.2)
     assert (result.sent, result.succeeded, result.failures) == (3, 0, {"timeout": 3})
+
+
+def test_after_a_reply_that_never_comes_the_next_ones_are_taken_in() -> None:
+    asked = threading.Event()
+
+    def reply(number: int) -> Said:
+        asked.set()
+        return Said([OK] if number else [])
+
+    with canned(reply) as url, one_line(url) as (exchange, lines):
+        (line,) = lines.all
+        assert exchange.send(line, 0, 0.0)
+        asked.wait()
+        assert exchange.collect([], time.monotonic() + 61) == [line]  # beyond its limit
+        for number in (1, 2):
+            assert exchange.send(line, number, 0.0)
+            while exchange.in_flight:
+                exchange.collect(lines.wait(1.0), time.monotonic())
+    assert (exchange.tally.statuses(), exchange.tally.failures) == ({200: 2}, {"timeout": 1})
 
 
 def test_a_server_that_is_not_there_is_a_mistake_in_what_was_asked() -> None:

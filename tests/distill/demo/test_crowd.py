@@ -16,6 +16,7 @@ from distill.demo.crowd import Seen, gold
 from distill.demo.tickets import Ticket
 from distill.demo.traffic import traffic
 from tests.acceptance import shop as shops
+from tests.patience import eventually
 
 RATE = 50.0  # requests a second
 COUNT = 100  # two seconds of them
@@ -101,9 +102,8 @@ def test_who_finds_too_many_before_him_is_turned_away() -> None:
             sending = asyncio.create_task(
                 crowd.send(address, tickets, rate=2000.0, seen=seen, stop=stop)
             )
-            await full.wait()
-            while not seen.turned_away:  # noqa: ASYNC110  a count sets no event
-                await asyncio.sleep(0)
+            await eventually(full.is_set)
+            await eventually(lambda: seen.turned_away > 0)
             stop.set()
             release.set()
             await sending
@@ -123,9 +123,8 @@ def test_who_is_patient_waits_for_a_place_and_is_not_turned_away() -> None:
             sending = asyncio.create_task(
                 crowd.send(address, told, rate=2000.0, seen=seen, stop=stop, patient=True)
             )
-            await full.wait()
-            while seen.sent <= crowd._PATIENT:  # noqa: ASYNC110  a count sets no event
-                await asyncio.sleep(0)
+            await eventually(full.is_set)
+            await eventually(lambda: seen.sent > crowd._PATIENT)
             await asyncio.sleep(0.05)  # at this rate a hundred more would have come
             waiting = seen.sent
             release.set()

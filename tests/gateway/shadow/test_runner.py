@@ -14,15 +14,10 @@ from gateway.shadow.runner import Run, Runner, Shed, State
 from gateway.types import Lapse
 from tests.gateway.shadow.puppet import Puppet
 from tests.gateway.telemetry.answers import prediction
+from tests.patience import eventually
 
 SAID = prediction()
 LONG = 3600.0  # seconds; far beyond what any test takes
-
-
-async def until(happened: Callable[[], bool]) -> None:
-    """Let the event loop go on until then; a test's time limit ends it."""
-    while not happened():  # noqa: ASYNC110  what happens is several tasks' work
-        await asyncio.sleep(0)
 
 
 def with_runner(
@@ -47,7 +42,7 @@ def with_runner(
         )
         runs: list[Run] = []
         try:
-            await until(lambda: runner.state is not State.STARTING)
+            await eventually(lambda: runner.state is not State.STARTING)
             await work(runner, runs)
         finally:
             await runner.close()
@@ -59,7 +54,7 @@ def test_a_text_is_run_and_its_share_of_the_batch_told() -> None:
     async def work(runner: Runner, runs: list[Run]) -> None:
         assert runner.offer("one", runs.append)
         assert runner.offer("two", runs.append)
-        await until(lambda: len(runs) == 2)
+        await eventually(lambda: len(runs) == 2)
         assert runs == [Run(SAID, 0.5), Run(SAID, 0.5)]
 
     with_runner(work, lambda: Puppet(SAID))
@@ -68,7 +63,7 @@ def test_a_text_is_run_and_its_share_of_the_batch_told() -> None:
 def test_a_text_that_was_run_by_itself_has_its_own_time_whatever_the_batch_took() -> None:
     async def work(runner: Runner, runs: list[Run]) -> None:
         runner.offer("one", runs.append)
-        await until(lambda: bool(runs))
+        await eventually(lambda: bool(runs))
         assert runs == [Run(SAID, 0.02)]  # the half second of the batch was others' processor
 
     with_runner(work, lambda: Puppet(SAID, took=0.02))
@@ -77,7 +72,7 @@ def test_a_text_that_was_run_by_itself_has_its_own_time_whatever_the_batch_took(
 def test_a_text_that_the_model_fails_on_fails_alone() -> None:
     async def work(runner: Runner, runs: list[Run]) -> None:
         runner.offer("one", runs.append)
-        await until(lambda: bool(runs))
+        await eventually(lambda: bool(runs))
         assert runs == [Run(None, None, Lapse.FAILED)]
         assert (runner.state, runner.lapses[Lapse.FAILED]) == (State.RUNNING, 1)
 
@@ -113,12 +108,12 @@ def test_a_batch_that_does_not_end_is_ended_and_the_next_process_goes_on() -> No
 
     async def work(runner: Runner, runs: list[Run]) -> None:
         runner.offer("hangs", runs.append)
-        await until(lambda: bool(runs))
+        await eventually(lambda: bool(runs))
         assert runs == [Run(None, None, Lapse.HUNG)]
-        await until(lambda: len(puppets) == 2 and runner.state is State.RUNNING)
+        await eventually(lambda: len(puppets) == 2 and runner.state is State.RUNNING)
         assert puppets[0].killed
         runner.offer("goes on", runs.append)
-        await until(lambda: len(runs) == 2)
+        await eventually(lambda: len(runs) == 2)
         assert runs[1] == Run(SAID, 0.5)
 
     with_runner(work, lambda: begin(mute=True), lambda: begin(mute=False), limit_s=0.01)
@@ -135,7 +130,7 @@ def test_a_crash_costs_the_batch_and_what_comes_in_the_pause() -> None:
         runner.offer("one", runs.append)
         await puppet[0].got.wait()
         puppet[0].crash()
-        await until(lambda: runner.state is State.RESTING)
+        await eventually(lambda: runner.state is State.RESTING)
         assert runs == [Run(None, None, Lapse.CRASHED)]
         assert not runner.offer("two", runs.append)
         assert runner.shed[Shed.RESTING] == 1
@@ -152,17 +147,17 @@ def test_a_process_that_ends_while_it_has_nothing_to_do_is_begun_again() -> None
 
     async def work(runner: Runner, runs: list[Run]) -> None:
         puppets[0].crash()
-        await until(lambda: len(puppets) == 2)
-        await until(lambda: runner.state is State.RUNNING)
+        await eventually(lambda: len(puppets) == 2)
+        await eventually(lambda: runner.state is State.RUNNING)
         runner.offer("one", runs.append)
-        await until(lambda: bool(runs))
+        await eventually(lambda: bool(runs))
 
     with_runner(work, begin, begin)
 
 
 def test_a_candidate_that_never_begins_is_left_alone_and_says_why() -> None:
     async def work(runner: Runner, runs: list[Run]) -> None:
-        await until(lambda: runner.state is State.STOPPED)
+        await eventually(lambda: runner.state is State.STOPPED)
         assert "a file has changed" in runner.ended
         assert not runner.offer("one", runs.append)
 
@@ -186,13 +181,13 @@ def test_texts_that_come_soon_after_another_share_its_batch(
 
     async def work(runner: Runner, runs: list[Run]) -> None:
         runner.offer("one", runs.append)
-        await until(lambda: bool(pauses or puppet.sent))
+        await eventually(lambda: bool(pauses or puppet.sent))
         for text in ("two", "three"):
             runner.offer(text, runs.append)
             await asyncio.sleep(0)
         assert puppet.sent == []
         pauses[0].reschedule(asyncio.get_running_loop().time())
-        await until(lambda: len(runs) == 3)
+        await eventually(lambda: len(runs) == 3)
         assert puppet.sent == [["one", "two", "three"]]
 
     with_runner(work, lambda: puppet)
@@ -219,9 +214,9 @@ def test_a_process_rests_as_long_as_its_share_of_the_time_asks_for() -> None:
         clock = asyncio.get_running_loop().time
         began = clock()
         runner.offer("half a second", runs.append)  # says the puppet, which takes none
-        await until(lambda: len(runs) == 1)
+        await eventually(lambda: len(runs) == 1)
         runner.offer("after an eighth", runs.append)
-        await until(lambda: len(runs) == 2)
+        await eventually(lambda: len(runs) == 2)
         assert clock() - began >= 0.125
 
     with_runner(work, lambda: Puppet(SAID), busy=0.8)
@@ -247,7 +242,7 @@ def test_what_a_lost_batch_took_is_rested_from_too(
         if crashes:
             await puppet.got.wait()
             asyncio.get_running_loop().call_later(0.02, puppet.crash)
-        await until(lambda: runner.state is State.RESTING)
+        await eventually(lambda: runner.state is State.RESTING)
         ((lost, rest),) = pauses
         assert lost >= 0.01
         assert rest == pytest.approx(9.0 * lost)
@@ -264,10 +259,10 @@ def test_a_process_that_ends_while_it_rests_is_begun_again_at_once() -> None:
 
     async def work(runner: Runner, runs: list[Run]) -> None:
         runner.offer("one", runs.append)
-        await until(lambda: len(runs) == 1)  # it rests for a minute now
+        await eventually(lambda: len(runs) == 1)  # it rests for a minute now
         runner.offer("two", runs.append)
         puppets[0].crash()
-        await until(lambda: len(puppets) == 2)
+        await eventually(lambda: len(puppets) == 2)
         assert runner.depth == 1
 
     with_runner(work, begin, begin, busy=0.001)
@@ -279,10 +274,10 @@ def test_a_batch_whose_process_is_kept_from_the_processor_has_not_hung() -> None
     async def work(runner: Runner, runs: list[Run]) -> None:
         runner.offer("one", runs.append)
         before = puppet.looked
-        await until(lambda: puppet.looked >= before + 3)  # each time the limit had passed
+        await eventually(lambda: puppet.looked >= before + 3)  # each time the limit had passed
         assert not puppet.killed
         puppet.answer()
-        await until(lambda: len(runs) == 1)
+        await eventually(lambda: len(runs) == 1)
         assert runs == [Run(SAID, 0.5)]
 
     with_runner(work, lambda: puppet, limit_s=0.01)

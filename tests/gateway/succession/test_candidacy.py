@@ -37,6 +37,7 @@ from gateway.types import Answer, Coin, Instance, Route
 from gateway.types import Terms as Ask
 from tests.factories import CONFIDENT, TASK, THRESHOLD, UNSURE, settings_file, tiny_bundle
 from tests.gateway.telemetry.answers import prediction
+from tests.patience import LIMIT_S, eventually
 
 GATES = {"disagreement": 0.2, "serving": None, "escalation": 0.2, "latency": None,
          "minimum_s": 0.0, "cycle_s": 0.0}  # fmt: skip
@@ -53,9 +54,8 @@ def _no_candidate_stands_aside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def until(happened: Callable[[], bool]) -> None:
-    """Let the event loop go on until then; a test's time limit ends it."""
-    while not happened():  # noqa: ASYNC110  what happens is a process's work
-        await asyncio.sleep(0.01)
+    """Let the event loop go on until a process has done its work."""
+    await eventually(happened, look_s=0.01)
 
 
 def with_gateway(
@@ -402,8 +402,9 @@ def test_what_people_say_counts_where_the_settings_ask_for_it(tmp_path: Path) ->
         async def losses() -> int:
             return (await pairs(candidacy))["losses"]
 
-        while not await losses():  # noqa: ASYNC110  what happens is a thread's work
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(LIMIT_S):
+            while not await losses():  # noqa: ASYNC110  what happens is a thread's work
+                await asyncio.sleep(0.01)
         await candidacy._dossier.hear((bundle.name,), candidate.trial.terms, candidate.measure)
         (found,) = await candidacy.progress()
         (lost,) = [each for each in found.verdict.findings if each.gate is Gate.LOSSES]

@@ -23,6 +23,7 @@ from gateway.teachers.base import Said
 from gateway.teachers.ensemble import ChoosingTeacher, Member, VotingTeacher
 from gateway.types import Instance
 from tests.factories import TASK
+from tests.patience import eventually
 
 SOON = 30.0  # seconds; far beyond what any call here takes
 ASKED = Instance("hello")
@@ -209,8 +210,7 @@ def test_cancelling_a_vote_cancels_its_members() -> None:
 
     async def scene() -> None:
         vote = asyncio.create_task(VotingTeacher("v", TASK, members(*late)).answer(ASKED))
-        while not all(each.asked for each in late):  # noqa: ASYNC110  two tasks' work
-            await asyncio.sleep(0)
+        await eventually(lambda: all(each.asked for each in late))
         vote.cancel()
         with pytest.raises(asyncio.CancelledError):
             await vote
