@@ -49,7 +49,9 @@ def test_what_finds_no_room_is_told_so_and_the_gateway_stays_alive(served: Serve
 
 @pytest.mark.soak
 def test_three_times_saturation_for_a_minute(served: Served) -> None:
-    process = served.start(audit={"share": 0.0}, policy={"threshold": 0.0})
+    # The default of the gateway, which is to be seen here: other tests let requests wait.
+    student = {"max_wait_ms": 500}
+    process = served.start(student=student, audit={"share": 0.0}, policy={"threshold": 0.0})
     url = f"{process.url}/v1/predict"
     bodies = [orjson.dumps({"input": text}) for text in served.texts]
     tree = Tree(process.pid)
