@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import cycle, islice
 
 import orjson
 import pytest
@@ -36,10 +37,9 @@ def test_an_idle_gateway_uses_no_processor(served: Served) -> None:
 def test_three_hundred_thousand_requests_leave_memory_as_it_was(served: Served) -> None:
     process = served.start(audit={"share": 0.0}, policy={"threshold": 0.0})
     lengths = (1, 3, 8, 20)  # sentences in a text, by turns
-    texts = (served.texts * max(lengths))[: len(served.texts) + max(lengths)]  # few start again
     bodies = [
-        orjson.dumps({"input": " ".join(texts[place : place + lengths[place % 4]])})
-        for place in range(max(len(lengths), len(served.texts)))
+        orjson.dumps({"input": " ".join(islice(cycle(served.texts), place, place + length))})
+        for place, length in zip(range(len(served.texts)), cycle(lengths), strict=False)
     ]
     url = f"{process.url}/v1/predict"
     for connections in (1, 64, 16):  # to warm up: every length, and every size of a batch
