@@ -20,8 +20,9 @@ from gateway.teachers.guard import Guard
 from gateway.teachers.scripted import ScriptedTeacher
 from gateway.types import Answer, Coin, Comparison, Prediction, Reason, Source
 from tests.gateway.shadow.puppet import Puppet
-from tests.gateway.shadow.test_runner import LONG, until
+from tests.gateway.shadow.test_runner import LONG
 from tests.gateway.telemetry.answers import TICKETS, audit, confident, escalated, prediction
+from tests.patience import eventually
 
 SAID = prediction()  # score 0.72
 TEACHER = prediction("login")
@@ -103,7 +104,7 @@ def test_a_confident_answer_is_compared_with_who_serves() -> None:
     async def work(shadow: Shadow, told: list[Comparison]) -> None:
         answer = confident(1)
         shadow.answered(answer)
-        await until(lambda: bool(told))
+        await eventually(lambda: bool(told))
         (one,) = told
         assert (one.answer, one.candidate, one.prediction) == (answer, "tickets-1", SAID)
         assert (one.propensity, one.seconds, one.escalates) == (1.0, 0.5, False)
@@ -119,7 +120,7 @@ def test_a_confident_answer_is_compared_with_who_serves() -> None:
 def test_below_its_own_threshold_the_candidate_would_escalate() -> None:
     async def work(shadow: Shadow, told: list[Comparison]) -> None:
         shadow.answered(confident(1))
-        await until(lambda: bool(told))
+        await eventually(lambda: bool(told))
         assert told[0].escalates
 
     with_shadow(work, Sampling(1.0), threshold=0.73)
@@ -131,7 +132,7 @@ def test_the_share_is_drawn_by_a_hash_of_the_answers_id_and_its_propensity_kept(
         for answer in answers:
             shadow.answered(answer)
         drawn = [answer.id for answer in answers if lot("shown", "tickets-1", answer.id) < 0.25]
-        await until(lambda: len(told) == len(drawn))
+        await eventually(lambda: len(told) == len(drawn))
         assert [each.answer.id for each in told] == drawn
         assert 0 < len(drawn) < 200
         assert {each.propensity for each in told} == {0.25}
@@ -143,7 +144,7 @@ def test_a_candidate_is_not_compared_with_itself() -> None:
     async def work(shadow: Shadow, told: list[Comparison]) -> None:
         shadow.answered(confident(1))  # by the bundle bbb...
         shadow.answered(escalated(2, teacher=TEACHER))  # the student failed
-        await until(lambda: bool(told))
+        await eventually(lambda: bool(told))
         assert [each.answer.id[-1] for each in told] == ["2"]
 
     with_shadow(work, Sampling(1.0), bundle="b" * 64)
@@ -153,12 +154,12 @@ def test_a_drawn_answer_waits_for_its_audit() -> None:
     async def work(shadow: Shadow, told: list[Comparison]) -> None:
         answer = confident(1, coin=Coin.UNIFORM)
         shadow.answered(answer)
-        await until(lambda: shadow.candidates[0].runner.depth == 0)
+        await eventually(lambda: shadow.candidates[0].runner.depth == 0)
         for _ in range(20):
             await asyncio.sleep(0)
         assert told == []
         shadow.audited(audit(answer, TEACHER))
-        await until(lambda: bool(told))
+        await eventually(lambda: bool(told))
         assert (told[0].teacher, told[0].source, told[0].by_chance) == (
             TEACHER, Source.AUDIT, True,
         )  # fmt: skip
@@ -172,7 +173,7 @@ def test_an_audit_that_never_comes_is_waited_for_so_long_and_no_longer() -> None
     async def work(shadow: Shadow, told: list[Comparison]) -> None:
         answer = confident(1, coin=Coin.UNIFORM)
         shadow.answered(answer)
-        await until(lambda: bool(told))
+        await eventually(lambda: bool(told))
         assert told[0].teacher is None
         shadow.audited(audit(answer, TEACHER))  # too late
         assert len(told) == 1
@@ -185,7 +186,7 @@ def test_the_targeted_coins_audits_are_compared_and_prove_nothing() -> None:
         answer = confident(1, coin=Coin.TARGETED)
         shadow.answered(answer)
         shadow.audited(audit(answer, TEACHER))
-        await until(lambda: bool(told))
+        await eventually(lambda: bool(told))
         assert (told[0].teacher, told[0].by_chance) == (TEACHER, False)
         assert shadow.candidates[0].trial.saved()["counts"]["disagreement"] == [0, 0]
 
@@ -204,7 +205,7 @@ def test_of_escalated_requests_as_large_a_share_counts_as_the_audit_takes_of_the
         wished = [replace(each, decision=asked) for each in map(_again, range(500, 600))]
         for answer in (*closed, *wished):
             shadow.answered(answer)
-        await until(lambda: len(told) == 501)
+        await eventually(lambda: len(told) == 501)
         counted = {each.answer.id for each in told if each.by_chance}
         assert counted == {each.id for each in answers if lot("counted", each.id) < 0.3}
         assert 60 < len(counted) < 120  # of 300 at 0.3: 90, within four standard deviations
@@ -232,7 +233,7 @@ def test_of_escalated_requests_as_many_are_void_as_of_the_audits() -> None:
             elif by_coin:
                 shadow.audited(audit(answer, TEACHER))
             drawn += by_coin
-        await until(lambda: len(told) == 4000)
+        await eventually(lambda: len(told) == 4000)
         counted = [each.source for each in told if each.by_chance]
         assert len(counted) == pytest.approx(1000, abs=100)  # 0.5 * 0.5 of 4,000
         share = counted.count(Source.ESCALATED) / len(counted)
@@ -247,7 +248,7 @@ def test_escalated_requests_wait_for_the_audit_before_them_and_count_as_it_does(
             drawn = confident(number, coin=Coin.UNIFORM, audit_propensity=1.0)
             shadow.answered(drawn)
             shadow.answered(_again(number + 1))
-            await until(lambda: shadow.candidates[0].runner.depth == 0)
+            await eventually(lambda: shadow.candidates[0].runner.depth == 0)
             for _ in range(20):
                 await asyncio.sleep(0)
             assert [each for each in told if each.answer.id == _again(number + 1).id] == []
@@ -258,7 +259,7 @@ def test_escalated_requests_wait_for_the_audit_before_them_and_count_as_it_does(
             shadow.answered(_again(number + 2))
         late = _again(30)
         shadow.answered(replace(late, at=late.at + 4000.0))  # nothing was drawn for an hour
-        await until(lambda: len(told) == 7)
+        await eventually(lambda: len(told) == 7)
         counts = {int(each.answer.id[-2:]): each.by_chance for each in told}
         assert counts == {10: True, 11: True, 12: True, 20: False, 21: False, 22: False, 30: True}
 
@@ -275,7 +276,7 @@ def test_a_teacher_that_is_asked_again_is_really_asked() -> None:
         answer = escalated(1, student=SAID, teacher=prediction("refund"))
         await guard.answer(answer.instance)  # the cache has an answer now
         shadow.answered(answer)
-        await until(lambda: bool(told))
+        await eventually(lambda: bool(told))
         second = told[0].second
         assert second is not None
         assert second.heads[0].labels == ("login",)
@@ -293,7 +294,7 @@ def test_who_has_left_is_told_of_nothing_more() -> None:
     async def work(shadow: Shadow, told: list[Comparison]) -> None:
         answer = confident(1, coin=Coin.UNIFORM)
         shadow.answered(answer)
-        await until(lambda: shadow.candidates[0].runner.depth == 0)
+        await eventually(lambda: shadow.candidates[0].runner.depth == 0)
         assert shadow.leave("tickets-1") is not None
         assert shadow.leave("tickets-1") is None
         shadow.audited(audit(answer, TEACHER))

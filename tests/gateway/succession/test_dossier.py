@@ -20,9 +20,9 @@ from gateway.store.trials import DAY_S, Counted, Header
 from gateway.succession.dossier import Dossier, Known, place_of, rivals, total
 from gateway.types import Comparison
 from tests.gateway.shadow.puppet import Puppet
-from tests.gateway.shadow.test_runner import until
 from tests.gateway.shadow.test_shadow import SAID, a_candidate
 from tests.gateway.telemetry.answers import confident
+from tests.patience import eventually
 
 NAME = "tickets-1"
 TERMS = Terms(limits={Gate.ESCALATION: 0.02})
@@ -238,7 +238,7 @@ def test_what_was_seen_last_is_what_is_known(
         elsewhere(database, "one", 1)
         monkeypatch.setattr(trials, "headers", slow)
         first = asyncio.create_task(dossier.look())
-        await until(lambda: len(calls) == 1)
+        await eventually(lambda: len(calls) == 1)
         elsewhere(database, "two", 2, 3)
         second = asyncio.create_task(dossier.look())
         second.add_done_callback(lambda _: later_is_over.set())
